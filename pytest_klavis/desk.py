@@ -1,0 +1,32 @@
+"""Opens the way to the backend; imported on the first sandbox, as httpx and pydantic load with it."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from .api import redaction
+from .api.client import KlavisClient
+from .backend import Endpoint, start_embedded
+from .errors import BackendError
+from .lifecycle import Desk
+from .settings import Settings
+from .tally import Tally
+
+
+def open_desk(settings: Settings, run_id: str, tally: Tally) -> Desk:
+    """Connect this process to the backend that `settings` name; BackendError when that cannot be."""
+    if settings.backend == "embedded":
+        endpoint, owner = start_embedded(run_id, isolation=settings.isolation, python=settings.python)
+        scratch = owner.scratch
+    else:
+        if not settings.api_key:
+            raise BackendError(
+                f"the cloud backend (from {settings.source('backend')}) needs a key: set KLAVIS_API_KEY, "
+                "or run on --klavis-backend=embedded"
+            )
+        endpoint, owner = Endpoint("cloud", settings.base_url, settings.api_key, {}), None
+        scratch = Path(tempfile.mkdtemp(prefix="pytest-klavis-"))
+    redaction.register(endpoint.api_key, "<klavis api key>")
+    api = KlavisClient(endpoint.base_url, endpoint.api_key, region=settings.region, headers=endpoint.headers)
+    return Desk(endpoint, owner, api, scratch, tally)

@@ -1,0 +1,111 @@
+"""The levels that do not isolate: "none" (limits only, asked for by name) and "unavailable" (runs nothing)."""
+
+from __future__ import annotations
+
+import os
+import resource
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_klavis.embedded.isolation import runner, syscalls
+from pytest_klavis.embedded.isolation.landlock import environment
+from pytest_klavis.embedded.isolation.model import Completed, IsolationError, Jail, Limits
+from pytest_klavis.embedded.isolation.places import open_directory, prepare_scratch
+from pytest_klavis.embedded.isolation.supervisor import Supervised
+from pytest_klavis.embedded.isolation.users import become, process_limit
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pytest_klavis.embedded.isolation.interpreter import Interpreter
+
+_DATA = "/data"
+
+
+def check_machine() -> None:
+    """Refuse a machine with a /data of its own: commands would see that one, file tools the workspace."""
+    if Path(_DATA).exists():
+        raise IsolationError(
+            "this machine has a /data directory; without isolation commands that name /data would touch it "
+            "instead of the workspace. Use --klavis-isolation auto, or a container without /data"
+        )
+
+
+@dataclass(frozen=True)
+class NoIsolation:
+    """Runs commands with limits, in a process group of their own. They can reach everything that their user can."""
+
+    interpreter: Interpreter
+    reason: str = "asked for: commands run with this user's rights"
+    level: str = "none"
+
+    @property
+    def python(self) -> str:
+        return str(self.interpreter.executable)
+
+    def root(self, jail: Jail) -> str:
+        return str(jail.workspace)
+
+    async def run(
+        self,
+        argv: Sequence[str],
+        jail: Jail,
+        *,
+        cwd: str = ".",
+        env: Mapping[str, str] | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109
+        limits: Limits = Limits(),  # noqa: B008
+        stdin: bytes = b"",
+    ) -> Completed:
+        """See `Isolation.run`."""
+        check_machine()
+        runner.check_command(argv, env)
+        drop = become(jail.uid)
+        home, tmp = prepare_scratch(jail)
+        directory, _ = open_directory(jail.workspace, cwd, (self.root(jail), _DATA))
+        rlimits = runner.resource_limits(limits, process_limit(jail.uid, limits) if syscalls.LINUX else None)
+
+        def confine() -> None:
+            os.fchdir(directory)
+            for kind, pair in rlimits:
+                resource.setrlimit(kind, pair)
+            drop()
+
+        try:
+            return await runner.run(
+                partial(Supervised, argv, environment(self.interpreter.folder, home, tmp, env), confine=confine),
+                (jail.workspace, jail.scratch),
+                seconds=limits.wall_seconds if timeout is None else timeout,
+                limits=limits,
+                stdin=stdin,
+            )
+        finally:
+            os.close(directory)
+
+
+@dataclass(frozen=True)
+class Unavailable:
+    """Runs nothing: `reason` says why and what to do."""
+
+    reason: str
+    level: str = "unavailable"
+    python: str = ""
+
+    def root(self, jail: Jail) -> str:
+        return str(jail.workspace)
+
+    async def run(
+        self,
+        argv: Sequence[str],  # noqa: ARG002
+        jail: Jail,  # noqa: ARG002
+        *,
+        cwd: str = ".",  # noqa: ARG002
+        env: Mapping[str, str] | None = None,  # noqa: ARG002
+        timeout: float | None = None,  # noqa: ARG002, ASYNC109
+        limits: Limits = Limits(),  # noqa: ARG002, B008
+        stdin: bytes = b"",  # noqa: ARG002
+    ) -> Completed:
+        """Raises IsolationError."""
+        raise IsolationError(f"commands cannot be run: {self.reason}")

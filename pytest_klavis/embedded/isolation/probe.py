@@ -1,0 +1,157 @@
+"""Finds the best level that works on this machine, by running each once with something to lose."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from pytest_klavis.embedded.isolation import landlock, none, strict
+from pytest_klavis.embedded.isolation.bubblewrap import find_bwrap
+from pytest_klavis.embedded.isolation.interpreter import AUTO, Interpreter, candidates, describe
+from pytest_klavis.embedded.isolation.model import Isolation, IsolationError, Jail
+
+LEVELS = ("auto", "strict", "landlock", "none")
+_PROBE_UID = 65534
+_APPARMOR = Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
+
+_CHECK = """
+import os, socket, sys
+secret, port = sys.argv[1], int(sys.argv[2])
+with open("probe", "w") as file:
+    file.write("written")
+try:
+    open(secret).close()
+except OSError:
+    pass
+else:
+    sys.exit("a file outside of the workspace can be read")
+try:
+    socket.create_connection(("127.0.0.1", port), 1).close()
+except OSError:
+    pass
+else:
+    sys.exit("the network of this machine can be reached")
+assert os.getuid() != 0
+print("confined")
+"""
+_CHECK_NONE = 'open("probe", "w").write("written"); print("confined")'
+
+
+async def choose(level: str = "auto", python: str | None = None, *, place: Path | None = None) -> Isolation:
+    """The isolation to use.
+
+    level: "auto" (the best that works: "strict", then "landlock"; never "none"), or one of them by name.
+    python: the interpreter of sandboxes: None or "auto" for this process's base interpreter without its packages;
+    a path for a virtual environment (or interpreter) with its packages.
+    place: an empty directory, owned by this process and readable by the sandboxes' users, in which links to the
+    interpreter are made; by default a temporary directory that is removed when the process ends.
+
+    Where nothing works the answer has the level "unavailable" and its `run` says why. Raises ValueError for an
+    unknown level.
+    """
+    if level not in LEVELS:
+        raise ValueError(f"isolation {level!r} is unknown; there are {', '.join(LEVELS)}")
+    made = place or _temporary_place()
+    made.chmod(0o755)
+    (made / "empty").mkdir(mode=0o755, exist_ok=True)
+    failures: list[str] = []
+    for name in ("strict", "landlock") if level == "auto" else (level,):
+        found = await _try_level(name, python, made, failures)
+        if found is not None:
+            return found
+    return none.Unavailable(_advice(level, failures))
+
+
+def probe_sync(level: str = "auto", python: str | None = None) -> Isolation:
+    """`choose` for callers without an event loop, `doctor` for one. The answer is for reading, not for running."""
+    return asyncio.run(choose(level, python))
+
+
+async def _try_level(level: str, python: str | None, place: Path, failures: list[str]) -> Isolation | None:
+    own_packages = python is not None and python.lower() != AUTO
+    why = ""
+    for candidate in candidates(python):
+        try:
+            make = _MAKERS[level]("; ".join(failures))
+            isolation = make(describe(candidate, place, own_packages=own_packages), place)
+            await _prove(isolation)
+        except IsolationError as error:
+            why = why or f"{level}: {error}"  # of the first interpreter: the others are stand-ins
+        else:
+            return isolation
+    failures.append(why)
+    return None
+
+
+_Make = Callable[[Interpreter, Path], Isolation]
+
+
+def _strict(_reason: str) -> _Make:
+    bwrap = find_bwrap()
+    return lambda interpreter, place: strict.Strict(bwrap, interpreter, place)
+
+
+def _landlock(reason: str) -> _Make:
+    abi = landlock.check_kernel()
+    return lambda interpreter, _place: landlock.Landlock(abi, interpreter, reason)
+
+
+def _none(_reason: str) -> _Make:
+    none.check_machine()
+    return lambda interpreter, _place: none.NoIsolation(interpreter)
+
+
+_MAKERS: dict[str, Callable[[str], _Make]] = {"strict": _strict, "landlock": _landlock, "none": _none}
+
+
+async def _prove(isolation: Isolation) -> None:
+    """Run the real thing: it must write to its workspace and, unless it is "none", reach nothing else."""
+    uid = _PROBE_UID if os.geteuid() == 0 else None
+    with tempfile.TemporaryDirectory(prefix="pytest-klavis-probe-") as folder, socket.socket() as listener:
+        top = Path(folder)
+        secret = top / "secret"
+        secret.write_text("outside", encoding="utf-8")
+        for path in (top, secret):
+            path.chmod(0o755)  # so that it is the level that hides it, not its mode
+        jail = Jail(top / "workspace", top / "scratch", uid)
+        for path in (jail.workspace, jail.scratch):
+            path.mkdir(mode=0o755)
+        if uid is not None:
+            os.chown(jail.workspace, uid, uid)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        code = _CHECK_NONE if isolation.level == "none" else _CHECK
+        argv = [isolation.python, "-c", code, str(secret), str(listener.getsockname()[1])]
+        done = await isolation.run(argv, jail, timeout=20)
+        if done.exit_code != 0 or b"confined" not in done.stdout or not (jail.workspace / "probe").exists():
+            said = (done.stderr or done.stdout).decode(errors="replace").strip()[-500:]
+            raise IsolationError(
+                f"a trial run with {isolation.python} failed ({done.stopped or f'exit code {done.exit_code}'}): {said}"
+            )
+
+
+def _advice(level: str, failures: list[str]) -> str:
+    text = "; ".join(failures)
+    if level == "none":
+        return text
+    advice = []
+    with suppress(OSError):
+        if _APPARMOR.read_text(encoding="ascii").strip() == "1" and "bubblewrap could not" in text:
+            advice.append(
+                "AppArmor keeps user namespaces from bubblewrap here: "
+                "`sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`"
+            )
+    return "\n".join([text, *advice, "Commands that you trust can be run with --klavis-isolation none."])
+
+
+def _temporary_place() -> Path:
+    folder = tempfile.mkdtemp(prefix="pytest-klavis-python-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)

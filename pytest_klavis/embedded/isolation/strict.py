@@ -1,0 +1,201 @@
+"""The level "strict": bubblewrap, with namespaces of its own and the workspace at /data."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_klavis.embedded.isolation import runner, seccomp
+from pytest_klavis.embedded.isolation.bubblewrap import Bubble
+from pytest_klavis.embedded.isolation.model import Completed, IsolationError, Jail, Limits
+from pytest_klavis.embedded.isolation.places import open_directory, prepare_scratch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pytest_klavis.embedded.isolation.interpreter import Interpreter
+
+DATA = "/data"
+_HOME = "/home/sandbox"
+_PYTHON = "/opt/python"  # where the folder of links to the interpreter is shown
+_UID = 1000  # what a plain user is inside
+_SHM, _TMP = 64 << 20, 256 << 20  # bytes of memory that these may take
+_SYSTEM = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_TOP_LEVEL = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
+_ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives")
+_HOSTS = b"127.0.0.1 localhost\n::1 localhost\n"
+_EXEC = 'exec "$0" "$@"'
+
+
+def _tool(name: str) -> str:
+    found = shutil.which(name, path="/usr/bin:/bin:/usr/sbin:/sbin")
+    if found is None:
+        raise IsolationError(f"the program {name!r} (util-linux or coreutils) is not installed")
+    return found
+
+
+@dataclass(frozen=True)
+class Strict:
+    """Runs commands in bubblewrap.
+
+    A plain user gets a user namespace, in which no further one can be made. Root gets none (bubblewrap sets up the
+    mounts as root) and hands the command to the sandbox's uid by setpriv, with no capability left.
+    The agent's environment is set by `env` as the last step, so that it does not reach bubblewrap or setpriv.
+    """
+
+    bwrap: str
+    interpreter: Interpreter
+    place: Path
+    level: str = "strict"
+    reason: str = ""
+
+    @property
+    def python(self) -> str:
+        return str(self._seen(self.interpreter.executable))
+
+    def root(self, jail: Jail) -> str:  # noqa: ARG002 - the same for all
+        return DATA
+
+    async def run(
+        self,
+        argv: Sequence[str],
+        jail: Jail,
+        *,
+        cwd: str = ".",
+        env: Mapping[str, str] | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109
+        limits: Limits = Limits(),  # noqa: B008
+        stdin: bytes = b"",
+    ) -> Completed:
+        """See `Isolation.run`."""
+        runner.check_command(argv, env)
+        fd, inside = open_directory(jail.workspace, cwd, (DATA,))
+        os.close(fd)  # the path is walked again inside, where everything is the agent's to see
+        home, tmp = prepare_scratch(jail)
+        as_root = os.geteuid() == 0
+        if as_root and not jail.uid:
+            raise IsolationError("a server that runs as root needs a uid of its own for each sandbox")
+        uid = jail.uid if as_root and jail.uid else _UID
+        options = [
+            *self._namespaces(as_root=as_root),
+            *self._system(),
+            *self._temporary(tmp),
+            *self._installation(),
+            *("--bind", str(jail.workspace), DATA, "--bind", str(home), _HOME),
+            *("--chdir", f"{DATA}/{inside}" if inside != "." else DATA),
+        ]
+        files = [
+            (
+                ("--perms", "0644", "--ro-bind-data", "{}", "/etc/passwd"),
+                f"sandbox:x:{uid}:{uid}:sandbox:{_HOME}:/bin/sh\n".encode(),
+            ),
+            (("--perms", "0644", "--ro-bind-data", "{}", "/etc/group"), f"sandbox:x:{uid}:\n".encode()),
+            (("--perms", "0644", "--ro-bind-data", "{}", "/etc/hosts", "--remount-ro", "/"), _HOSTS),
+            (("--seccomp", "{}"), seccomp.program(sockets=True)),
+        ]
+        command = self._command(argv, env, uid if as_root else None)
+        rlimits = runner.resource_limits(limits, limits.processes)
+        started: list[Bubble] = []
+
+        def start(streams: runner.Streams) -> Bubble:
+            started.append(Bubble.start(self.bwrap, options, command, streams, files=files, limits=rlimits))
+            return started[0]
+
+        done = await runner.run(
+            start,
+            (jail.workspace, jail.scratch),
+            seconds=limits.wall_seconds if timeout is None else timeout,
+            limits=limits,
+            stdin=stdin,
+        )
+        if done.stopped is None and not started[0].completed:
+            said = done.stderr.decode(errors="replace").strip()[-2000:]
+            raise IsolationError(f"bubblewrap could not set up the sandbox (exit code {done.exit_code}): {said}")
+        return done
+
+    def _seen(self, path: Path) -> Path:
+        """A path of the folder of links, as it is named inside."""
+        return Path(_PYTHON) / path.relative_to(self.place) if path.is_relative_to(self.place) else path
+
+    @staticmethod
+    def _namespaces(*, as_root: bool) -> list[str]:
+        options = ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
+        options += ["--die-with-parent", "--new-session", "--clearenv", "--hostname", "sandbox"]
+        if as_root:
+            options += ["--cap-drop", "ALL"]
+            for capability in ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP"):  # what setpriv needs
+                options += ["--cap-add", capability]
+        else:
+            options += ["--unshare-user", "--disable-userns", "--uid", str(_UID), "--gid", str(_UID)]
+        return options
+
+    def _system(self) -> list[str]:
+        """What is shown of the machine, read-only."""
+        options = ["--ro-bind", "/usr", "/usr"]
+        for name in _TOP_LEVEL:
+            path = Path("/", name)
+            if path.is_symlink():
+                options += ["--symlink", os.readlink(path), str(path)]  # noqa: PTH115 - as it is written
+            elif path.is_dir():
+                options += ["--ro-bind", str(path), str(path)]
+        options += _parents([Path("/etc/x"), Path(_HOME), Path(_PYTHON)])
+        for name in _ETC:
+            options += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
+        options += ["--proc", "/proc", "--dev", "/dev", "--size", str(_SHM), "--perms", "1777", "--tmpfs", "/dev/shm"]
+        return [*options, "--remount-ro", "/dev", "--ro-bind", str(self.place), _PYTHON]
+
+    def _temporary(self, tmp: Path) -> list[str]:
+        """/tmp: kept for the next command, unless the interpreter has to be shown in there.
+
+        Nothing may be mounted inside of a directory that an agent can write to: bubblewrap, as root, would follow
+        the links that it finds.
+        """
+        needed = (*self.interpreter.readable, *(link for link, _ in self.interpreter.links))
+        if any(path.is_relative_to("/tmp") for path in needed if path != self.place):
+            return ["--size", str(_TMP), "--perms", "1777", "--tmpfs", "/tmp"]
+        return ["--bind", str(tmp), "/tmp"]
+
+    def _installation(self) -> list[str]:
+        """The interpreter, at the paths that it has on the machine."""
+        there = [Path("/usr"), self.place, *(Path("/", name) for name in _TOP_LEVEL)]
+        options: list[str] = []
+        for path in self.interpreter.readable:
+            if not any(path.is_relative_to(other) for other in there):
+                options += [*_parents([path]), "--ro-bind", str(path), str(path)]
+                there.append(path)
+        for link, target in self.interpreter.links:
+            if not any(link.is_relative_to(other) for other in there):
+                options += [*_parents([link]), "--symlink", target, str(link)]
+        for path in self.interpreter.masked:
+            options += ["--ro-bind", str(self.place / "empty"), str(path)]
+        return options
+
+    def _command(self, argv: Sequence[str], env: Mapping[str, str] | None, become: int | None) -> list[str]:
+        """What bubblewrap executes. `become`: the uid to be taken on first."""
+        values = {
+            "PATH": f"{self._seen(self.interpreter.folder)}:{_SYSTEM}",
+            "HOME": _HOME,
+            "TMPDIR": "/tmp",
+            "LANG": "C.UTF-8",
+            "USER": "sandbox",
+            "LOGNAME": "sandbox",
+            **(env or {}),
+        }
+        words: list[str] = []
+        if become is not None:
+            uid = str(become)
+            words = [_tool("setpriv"), "--reuid", uid, "--regid", uid, "--clear-groups", "--no-new-privs"]
+            words += ["--inh-caps=-all", "--ambient-caps=-all", "--bounding-set=-all", "--"]
+        words += [_tool("env"), "-i", *(f"{name}={value}" for name, value in values.items())]
+        if "=" in argv[0]:  # env would take it for a variable
+            words += ["/bin/sh", "-c", _EXEC]
+        return [*words, *argv]
+
+
+def _parents(paths: Sequence[Path]) -> list[str]:
+    """Options that make the directories above the paths; bubblewrap itself would close them to other users."""
+    above = dict.fromkeys(str(parent) for path in paths for parent in reversed(path.parents[:-1]))
+    return [word for parent in above for word in ("--dir", parent)]

@@ -1,0 +1,248 @@
+"""The server as a process: its socket, its signals, and how it begins and ends, for a run or standing alone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import secrets
+import signal
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from pytest_klavis import rundir
+from pytest_klavis.backend import sweep_dead_runs
+from pytest_klavis.embedded import app as application
+from pytest_klavis.embedded import isolation
+from pytest_klavis.embedded.owners import Owners
+from pytest_klavis.embedded.sandboxes import Sandboxes
+from pytest_klavis.errors import BackendError
+from pytest_klavis.rundir import RunDir
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+POLL = 0.2  # seconds between looks at the owners
+LONELY = 0.5  # seconds without an owner after which a run's server ends
+_KEEP_ALIVE = 120  # seconds; longer than clients keep idle connections, or a reused one is closed under a request
+
+_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # what listens everywhere, and how it is reached from here
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How code in sandboxes is kept in: the level asked for, and the interpreter it gets."""
+
+    level: str
+    python: str | None
+
+
+class _Uvicorn(uvicorn.Server):
+    """Signals are ours."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class _Web:
+    """uvicorn on one listening socket."""
+
+    def __init__(self, sock: socket.socket, sandboxes: Sandboxes, doors: application.Doors) -> None:
+        config = uvicorn.Config(
+            application.build(sandboxes, doors),
+            loop="asyncio",
+            http="h11",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE,
+            timeout_graceful_shutdown=3,
+        )
+        self._server = _Uvicorn(config)
+        self._task = asyncio.create_task(self._server.serve([sock]))
+
+    async def started(self) -> None:
+        while not self._server.started:
+            if self._task.done():
+                await self._task
+                raise BackendError("the web server ended as it started")
+            await asyncio.sleep(0.001)
+
+    async def stop(self) -> None:
+        self._server.should_exit = True
+        await self._task
+
+
+def serve_run(run: RunDir, choice: Choice, ready: int | None) -> int:
+    """Serve one run until its last owner is gone. `ready` is a descriptor that is told when it can be used."""
+    refuse_open_data(choice.level)
+    for ignored in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(ignored, signal.SIG_IGN)
+    with _locked(run):
+        asyncio.run(_serve_run(run, choice, ready))
+    return 0
+
+
+def serve_alone(host: str, port: int, hosts: list[str], key: str | None, choice: Choice) -> int:
+    """Serve whoever has the key until SIGINT or SIGTERM. Without a `key` one is made and printed."""
+    refuse_open_data(choice.level)
+    run = RunDir.of(f"serve-{secrets.token_hex(6)}")
+    run.make()
+    try:
+        with _locked(run):
+            asyncio.run(_serve_alone(run, (host, port), hosts, key, choice))
+    finally:
+        rundir.remove_tree(run.path)
+    return 0
+
+
+def refuse_open_data(level: str) -> None:
+    """Without isolation, what an agent calls /data would be the host's. Raises BackendError."""
+    if level == "none" and Path("/data").exists():
+        raise BackendError(
+            "isolation 'none' is refused because this host has a /data: an agent that names /data means its "
+            "workspace, and its commands would work on the host's files. Use isolation 'strict' or 'landlock'."
+        )
+
+
+@contextlib.contextmanager
+def _locked(run: RunDir) -> Iterator[None]:
+    """Hold `server.lock` for as long as the process lives."""
+    end = time.monotonic() + 2  # a sweep of another run may be looking at it
+    while (lock := rundir.take_lock(run.server_lock, create=True)) is None:
+        if time.monotonic() > end:
+            raise BackendError(f"{run.server_lock} is held: this run has a server already")
+        time.sleep(0.01)
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def _listen(host: str, port: int) -> tuple[socket.socket, str]:
+    """A listening socket and its URL as this machine reaches it."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        sock = socket.create_server((host, port), family=family, backlog=1024)
+    except OSError as error:
+        raise BackendError(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
+    # asyncio does this only where it sees IPPROTO_TCP, which create_server leaves out; 40 ms per answer otherwise.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setblocking(False)
+    shown = _WILDCARDS.get(host, f"[{host}]" if ":" in host else host)
+    return sock, f"http://{shown}:{sock.getsockname()[1]}"
+
+
+async def _sandboxes(run: RunDir, choice: Choice) -> Sandboxes:
+    run.interpreter.mkdir(mode=0o755, exist_ok=True)
+    chosen = await isolation.choose(choice.level, choice.python, place=run.interpreter)
+    log.info("isolation: %s (%s), python: %s", chosen.level, chosen.reason, chosen.python)
+    return Sandboxes(run, chosen)
+
+
+async def _serve_run(run: RunDir, choice: Choice, ready: int | None) -> None:
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    sandboxes = await _sandboxes(run, choice)
+    owners = Owners(run.owners, sandboxes)
+    sock, url = _listen("127.0.0.1", 0)
+    key = secrets.token_urlsafe(32)
+    web = _Web(sock, sandboxes, application.Doors(key, application.loopback_and()))
+    await web.started()
+    _announce(run, {"url": url, "key": key, "pid": os.getpid(), "isolation": sandboxes.isolation.level})
+    if ready is not None:
+        os.write(ready, b"1")
+        os.close(ready)
+    sweep = asyncio.create_task(asyncio.to_thread(_sweep, run.path))
+    place = await _watch(run, owners, sandboxes, stop)
+    await web.stop()
+    await sandboxes.close()
+    await sweep
+    await asyncio.to_thread(rundir.remove_tree, place)
+
+
+async def _watch(run: RunDir, owners: Owners, sandboxes: Sandboxes, stop: asyncio.Event) -> Path:
+    """Look after the owners until none is left or SIGTERM comes. The path that the run's directory has then."""
+    lonely: float | None = None
+    while not stop.is_set():
+        try:
+            live = owners.live()
+        except FileNotFoundError:
+            log.error("%s was removed under the server: ending", run.path)  # noqa: TRY400 - no traceback needed
+            return run.path
+        owners.settle(live)
+        if live or owners.busy:
+            lonely = None
+        elif lonely is None:
+            lonely = time.monotonic()
+        elif time.monotonic() - lonely >= LONELY:
+            await sandboxes.close()  # those that nobody owns
+            if (gone := _retire(run, owners)) is not None:
+                return gone
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), POLL)
+    await owners.close()
+    return rundir.set_aside(run.path)
+
+
+def _retire(run: RunDir, owners: Owners) -> Path | None:
+    """Take the directory away from under newcomers, unless there is one: whoever registers in a directory that is
+    gone notices and makes it anew."""
+    import filelock  # noqa: PLC0415 - not needed to start
+
+    try:
+        with filelock.FileLock(run.start_lock, timeout=0):
+            return None if owners.live() else rundir.set_aside(run.path)
+    except filelock.Timeout:
+        return None
+
+
+async def _serve_alone(
+    run: RunDir, address: tuple[str, int], hosts: list[str], key: str | None, choice: Choice
+) -> None:
+    stop = asyncio.Event()
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(ending, stop.set)
+    sandboxes = await _sandboxes(run, choice)
+    sock, url = _listen(*address)
+    own = [] if address[0] in _WILDCARDS else [address[0]]
+    made = key or secrets.token_urlsafe(32)
+    web = _Web(sock, sandboxes, application.Doors(made, application.loopback_and(*own, *hosts)))
+    await web.started()
+    print(f"READY {url}", flush=True)  # noqa: T201 - what `serve` promises
+    if key is None:
+        print(f"KLAVIS_API_KEY={made}", flush=True)  # noqa: T201
+    sweep = asyncio.create_task(asyncio.to_thread(_sweep, run.path))
+    await stop.wait()
+    await web.stop()
+    await sandboxes.close()
+    await sweep
+
+
+def _sweep(own: Path) -> None:
+    try:
+        sweep_dead_runs(skip=own)
+    except OSError:
+        log.exception("sweeping dead runs failed")
+
+
+def _announce(run: RunDir, content: dict[str, str | int]) -> None:
+    """Write server.json, all at once and for us only."""
+    unfinished = run.path / ".server.json"
+    unfinished.unlink(missing_ok=True)
+    with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        json.dump(content, file)
+    unfinished.replace(run.server_json)

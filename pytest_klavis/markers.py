@@ -1,0 +1,120 @@
+"""The marks: their signatures, checked at collection by calling a typed function."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from . import spec
+from .errors import SpecError
+from .spec import Ask
+
+FIXTURES = frozenset(
+    {f"{scope}{kind}_sandbox" for scope in ("", "class_", "module_", "package_", "session_") for kind in ("local", "klavis")}
+    | {"klavis_local_sandbox", "klavis_sandboxes", "klavis_client", "_klavis_declared"}
+)
+"""A test with one of these can hold a sandbox: it gets the mark `klavis`."""
+DECLARED = ("sandbox", "sandboxes", "klavis_box")
+
+
+def klavis_benchmark(name: str | None) -> str | None:
+    """The benchmark for the acquires of a test that name none; None for none."""
+    if name is not None and (not isinstance(name, str) or not name):
+        raise SpecError(f"klavis_benchmark takes a name such as 'Toolathlon', or None, not {name!r}")
+    return name
+
+
+SIGNATURES: Mapping[str, Callable[..., Any]] = {
+    "local_sandbox": spec.local_sandbox,
+    "klavis_sandbox": spec.klavis_sandbox,
+    "klavis_benchmark": klavis_benchmark,
+}
+_TEXTS = {
+    "local_sandbox": "declare a local sandbox, given by the fixture `sandbox` or `sandboxes`",
+    "klavis_sandbox": "declare a remote sandbox, given by the fixture `sandbox` or `sandboxes`",
+    "klavis_benchmark": "the benchmark of every acquire of the test that names none",
+}
+
+
+def register(config: pytest.Config) -> None:
+    """Make the marks known, with their signatures."""
+    for name, function in SIGNATURES.items():
+        parameters = ", ".join(_shown(one) for one in inspect.signature(function).parameters.values())
+        config.addinivalue_line("markers", f"{name}({parameters}): {_TEXTS[name]}")
+    config.addinivalue_line("markers", "klavis: set on every test that can hold a sandbox (-m 'not klavis' is offline)")
+
+
+def _shown(parameter: inspect.Parameter) -> str:
+    return parameter.name if parameter.default is parameter.empty else f"{parameter.name}={parameter.default!r}"
+
+
+def declared(item: pytest.Item) -> dict[str, Ask]:
+    """What the marks of `item` declare, in reading order: the nearest mark of a name wins, new names add up."""
+    found: list[tuple[str, Ask]] = []
+    for node in reversed(item.listchain()):
+        own = [mark for mark in node.own_markers if mark.name in ("local_sandbox", "klavis_sandbox")]
+        # Decorators apply from the bottom up; people read from the top down.
+        here = [spec.bind(SIGNATURES[mark.name], mark.args, mark.kwargs) for mark in reversed(own)]
+        names = [ask.key for ask in here]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise SpecError(f"two marks declare a sandbox {twice[0]!r}: give one of them a name=")
+        known = {name for name, _ in found}
+        found = [(ask.key, ask) for ask in here if ask.key not in known] + found
+    return dict(found)
+
+
+def check(item: pytest.Item) -> None:
+    """Raise SpecError for marks of `item` that cannot be right."""
+    for mark in item.iter_markers():
+        if mark.name in SIGNATURES:
+            _check_mark(mark)
+    asks = declared(item)
+    if not asks:
+        return
+    fixtures: tuple[str, ...] = tuple(getattr(item, "fixturenames", ()))
+    own = [name for name in DECLARED if name in fixtures]
+    if not own:
+        raise SpecError(
+            f"a mark declares a sandbox ({', '.join(asks)}), but the test asks for neither `sandbox` nor `sandboxes`: "
+            "add one to its arguments"
+        )
+    if "_klavis_declared" not in fixtures:
+        raise SpecError(
+            f"a mark declares a sandbox ({', '.join(asks)}), but `{own[0]}` is a fixture of your own{_where(item, own[0])}: "
+            "ask for `klavis_box` instead, or rename yours"
+        )
+
+
+def _check_mark(mark: pytest.Mark) -> None:
+    try:
+        spec.bind(SIGNATURES[mark.name], mark.args, mark.kwargs)
+    except SpecError as error:
+        raise SpecError(f"@pytest.mark.{mark.name}: {error}") from None
+
+
+def _where(item: pytest.Item, fixture: str) -> str:
+    definitions = getattr(getattr(item, "_fixtureinfo", None), "name2fixturedefs", {}).get(fixture)
+    if not definitions:
+        return ""
+    code = definitions[-1].func.__code__
+    return f" ({Path(code.co_filename).name}:{code.co_firstlineno})"
+
+
+def check_collected(collector: pytest.Collector, item: pytest.Item) -> None:
+    """Fail the collection of `item`'s module when its marks cannot be right."""
+    try:
+        check(item)
+    except SpecError as error:
+        raise collector.CollectError(f"{item.nodeid}: {error}") from None
+
+
+def mark_klavis(items: list[pytest.Item]) -> None:
+    """Put the mark `klavis` on every test that can hold a sandbox."""
+    for item in items:
+        if FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker("klavis")

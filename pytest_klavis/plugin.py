@@ -1,0 +1,123 @@
+"""The hooks of the plugin: each one line or a call."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from . import hookspecs, markers, timeouts
+from . import settings as settings_room
+from .fixtures import (  # noqa: F401  pytest finds fixtures in the plugin's module
+    _klavis_declared,
+    class_klavis_sandbox,
+    class_local_sandbox,
+    klavis_artifacts,
+    klavis_box,
+    klavis_client,
+    klavis_local_sandbox,
+    klavis_sandbox,
+    klavis_sandboxes,
+    klavis_settings,
+    local_sandbox,
+    module_klavis_sandbox,
+    module_local_sandbox,
+    package_klavis_sandbox,
+    package_local_sandbox,
+    sandbox,
+    sandboxes,
+    session_klavis_sandbox,
+    session_local_sandbox,
+)
+from .reporting import outcomes, terminal
+from .session import KEY, KlavisSession, Run
+
+if TYPE_CHECKING:
+    from xdist.workermanage import WorkerController
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    settings_room.add_options(parser)
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    pluginmanager.add_hookspecs(hookspecs)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    markers.register(config)
+    config.stash[KEY] = KlavisSession(config, settings_room.load(config), Run.of(config))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: WorkerController) -> None:
+    node.workerinput["klavis"] = node.config.stash[KEY].run.for_worker(node)
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    return terminal.header(config.stash[KEY].settings)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    return True if collection_path == config.stash[KEY].settings.artifacts_dir else None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pycollect_makeitem(collector: pytest.Collector, obj: object) -> Generator[None, Any, Any]:
+    found = yield
+    for item in found if isinstance(found, list) else [found]:
+        if isinstance(item, pytest.Item):
+            markers.check_collected(collector, item)
+    return found
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    markers.mark_klavis(items)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
+    item.config.stash[KEY].begin(item)
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[Any]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    return outcomes.judge(item.config.stash[KEY], item, call, (yield))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    outcomes.drain(session.config.stash[KEY])
+    session.config.stash[KEY].finish()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: WorkerController) -> None:
+    node.config.stash[KEY].merge(getattr(node, "workeroutput", {}).get("klavis"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    terminal.summary(terminalreporter, config.stash[KEY])
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if KEY in config.stash:
+        outcomes.drain(config.stash[KEY])
+        config.stash[KEY].close()
+
+
+@pytest.hookimpl(optionalhook=True, wrapper=True)
+def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> Generator[None, Any, Any]:
+    timeouts.started(item, settings)
+    return (yield)
+
+
+@pytest.hookimpl(optionalhook=True, wrapper=True)
+def pytest_timeout_cancel_timer(item: pytest.Item) -> Generator[None, Any, Any]:
+    timeouts.cancelled(item)
+    return (yield)

@@ -1,0 +1,65 @@
+"""What the terminal shows at 80 columns: a header with sources, a summary of sandboxes and evidence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import pytest
+
+from .. import artifacts
+
+if TYPE_CHECKING:
+    from ..session import KlavisSession
+    from ..settings import Settings
+
+
+def header(settings: Settings) -> list[str]:
+    """Two lines at most: where sandboxes come from, and which flavour, each with its source."""
+    if settings.backend == "cloud":
+        where = f"cloud at {urlsplit(settings.base_url).netloc}, billed to your account"
+    else:
+        where = f"embedded, isolation {settings.isolation}"
+    lines = [f"klavis: {where} (from {settings.source('backend')})"]
+    if settings.benchmark:
+        lines.append(f"klavis: benchmark {settings.benchmark} (from {settings.source('benchmark')})")
+    return lines
+
+
+def summary(reporter: pytest.TerminalReporter, session: KlavisSession) -> None:
+    """What the run did with sandboxes; nothing at all when it asked for none."""
+    tally = session.tally
+    for nodeid in _crashed(reporter):
+        folder = session.run_folder / artifacts.slug(nodeid)
+        if folder.is_dir():
+            tally.saved.append((nodeid, str(folder)))
+    if not tally.acquired and not tally.saved:
+        return
+    reporter.section("klavis sandboxes", sep="=", blue=True)
+    counts = [f"{tally.acquired} acquired", f"{tally.released} released"]
+    if tally.kept:
+        counts.append(f"{len(tally.kept)} kept")
+    counts.append(f"{len(tally.leaked)} leaked")
+    level = f", isolation {tally.isolation}" if tally.isolation else ""
+    reporter.write_line(f"{', '.join(counts)} on the {session.settings.backend} backend{level}")
+    reporter.write_line(
+        f"held for {_duration(tally.seconds_held)}, waited {_duration(tally.seconds_waited)}, {tally.calls} API calls"
+    )
+    for what, ids in (("kept until its TTL", tally.kept), ("NOT released", tally.leaked)):
+        for sandbox_id in ids:
+            reporter.write_line(f"{what}: {sandbox_id}", red=what.startswith("NOT"), bold=True)
+    for nodeid, folder in dict(reversed(tally.saved)).items():
+        reporter.write_line(f"{nodeid}")
+        reporter.write_line(f"  saved in {artifacts.shown(Path(folder))}")
+
+
+def _crashed(reporter: pytest.TerminalReporter) -> list[str]:
+    reports = [one for one in reporter.stats.get("failed", []) if isinstance(one, pytest.TestReport)]
+    return [one.nodeid for one in reports if one.when == "???"]
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min"

@@ -1,0 +1,310 @@
+"""This process's part in the run: settings, the way to the backend, leases and what became of each item."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from . import artifacts
+from .errors import InfraError, SpecError
+from .settings import WIDE_TTL, Settings
+from .spec import Ask, Template, load_data
+from .tally import Tally
+from .timeouts import paused
+
+if TYPE_CHECKING:
+    from xdist.workermanage import WorkerController
+
+    from .lifecycle import Desk, Lease, Order
+
+DRAIN_SECONDS = 4.0
+"""What a worker may spend on cleaning up after an interrupt; xdist interrupts it again after five."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the controller tells its workers, so that all processes of a run agree."""
+
+    id: str
+    worker: str = ""
+    every_test_everywhere: bool = False
+    """`--dist each`: the same test runs on every worker."""
+
+    @classmethod
+    def of(cls, config: pytest.Config) -> Run:
+        """This process's run: told by the controller in a worker, else made up here."""
+        told = getattr(config, "workerinput", {}).get("klavis")
+        if told:
+            return cls(**told)
+        return cls(f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}")
+
+    def for_worker(self, node: WorkerController) -> dict[str, Any]:
+        """What goes into `workerinput`: JSON values only."""
+        everywhere = node.config.getoption("dist", "no") == "each"
+        return {"id": self.id, "worker": node.gateway.id, "every_test_everywhere": everywhere}
+
+
+@dataclass(eq=False)
+class ItemState:
+    """What is known of one attempt at one item."""
+
+    failed: bool = False
+    judged: bool = False
+    """The teardown report was made: `failed` is final."""
+    infra: list[InfraError] = field(default_factory=list)
+    told: int = 0
+    """How many of `infra` have been reported."""
+    attempt: Path | None = None
+    files: Path | None = None
+    """The test's own evidence (`klavis_artifacts`)."""
+    saved: set[int] = field(default_factory=set)
+
+
+STATE = pytest.StashKey[ItemState]()
+
+
+@dataclass(eq=False)
+class Use:
+    """A lease, the fixture it belongs to, and the items that have used it."""
+
+    lease: Lease
+    fixture: str
+    nodeid: str
+    key: str
+    items: list[ItemState]
+
+    @property
+    def failed(self) -> bool:
+        """An item that was cut short before its verdict counts as failed."""
+        return any(item.failed or not item.judged for item in self.items)
+
+    @property
+    def title(self) -> str:
+        return f"{self.lease.order.spec.kind} sandbox {self.key}"
+
+
+class KlavisSession:
+    """One per pytest process; lives in `config.stash[KEY]`."""
+
+    def __init__(self, config: pytest.Config, settings: Settings, run: Run) -> None:
+        self.config = config
+        self.settings = settings
+        self.run = run
+        self.tally = Tally()
+        self.item: pytest.Item | None = None
+        self.uses: list[Use] = []
+        self._desk: Desk | None = None
+        self._signals: dict[int, Any] = {}
+
+    # -- the backend ---------------------------------------------------------------------------
+
+    @property
+    def desk(self) -> Desk | None:
+        """The desk, if a sandbox was ever asked for."""
+        return self._desk
+
+    def open_desk(self) -> Desk:
+        """The way to the backend, made on the first sandbox; raises BackendError when there is none."""
+        if self._desk is None:
+            from .desk import open_desk  # noqa: PLC0415  httpx and pydantic load with the first sandbox
+
+            self._desk = open_desk(self.settings, self.run.id, self.tally)
+        self._turn_signals_into_interrupts()
+        return self._desk
+
+    def finish(self) -> None:
+        """A worker tells the controller what it did; the controller forgets old runs."""
+        output = getattr(self.config, "workeroutput", None)
+        if output is not None:
+            output["klavis"] = asdict(self.tally)
+        elif self.run_folder.is_dir():
+            artifacts.forget_old_runs(self.settings.artifacts_dir)
+
+    def merge(self, told: dict[str, Any] | None) -> None:
+        """In the controller: count what a worker did; a crashed one tells nothing."""
+        if told:
+            self.tally.add(Tally(**told))
+
+    def close(self) -> None:
+        """Let go of the backend and of the signals."""
+        if self._desk is not None:
+            self._desk.close()
+            self._desk = None
+        while self._signals:
+            number, handler = self._signals.popitem()
+            signal.signal(number, handler)
+
+    def _turn_signals_into_interrupts(self) -> None:
+        """SIGTERM and SIGHUP end in the ordinary teardown, as Ctrl-C does, unless somebody handles them."""
+        if self._signals or threading.current_thread() is not threading.main_thread():
+            return
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL:
+                self._signals[number] = signal.signal(number, _interrupt)
+
+    # -- items ---------------------------------------------------------------------------------
+
+    def begin(self, item: pytest.Item) -> None:
+        """A new attempt at `item` starts."""
+        self.item = item
+        state = item.stash[STATE] = ItemState()
+        fixtures = getattr(item, "fixturenames", ())
+        for use in self.uses:
+            if use.fixture in fixtures and not use.lease.over:
+                use.items.append(state)
+
+    def record(self, error: InfraError) -> None:
+        """Remember an infra error against the item that runs, whatever the test does with it."""
+        if self.item is not None and error not in self.item.stash[STATE].infra:
+            self.item.stash[STATE].infra.append(error)
+
+    def attempt_folder(self, item: pytest.Item) -> Path:
+        """Where the evidence of this attempt at `item` goes. Nothing is made."""
+        state = item.stash[STATE]
+        if state.attempt is None:
+            first = int(getattr(item, "execution_count", 1))
+            test = artifacts.slug(item.nodeid, self.run.worker if self.run.every_test_everywhere else "")
+            state.attempt = artifacts.new_attempt(self.run_folder / test, first)
+        return state.attempt
+
+    def claim_folder(self, item: pytest.Item, use: Use) -> Path:
+        """Make the folder for the evidence of `use` in this attempt, and note it for the summary."""
+        attempt = self.attempt_folder(item)
+        folder = use.lease.order.evidence
+        if folder is None or folder.parent != attempt:
+            folder = artifacts.sandbox_folder(attempt, use.key, set())
+        artifacts.begin_run(self.run_folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.tally.saved.append((item.nodeid, str(folder)))
+        return folder
+
+    def files(self, item: pytest.Item) -> Path:
+        """The folder for the test's own evidence; it goes again unless the rule for artifacts keeps it."""
+        state = item.stash[STATE]
+        if state.files is None:
+            artifacts.begin_run(self.run_folder)
+            state.files = self.attempt_folder(item) / "files"
+            state.files.mkdir(parents=True)
+        return state.files
+
+    def forget_files(self, state: ItemState) -> None:
+        """Remove the test's own evidence if its verdict says that nobody wants it."""
+        wanted = {"never": False, "on-failure": state.failed, "always": True}[self.settings.artifacts]
+        if state.files is not None and not wanted:
+            shutil.rmtree(state.files, ignore_errors=True)
+            for folder in (state.files.parent, state.files.parent.parent):
+                with suppress(OSError):
+                    folder.rmdir()
+
+    @property
+    def run_folder(self) -> Path:
+        """Where the evidence of this run goes; the same in every process of the run."""
+        return self.settings.artifacts_dir / self.run.id
+
+    # -- leases --------------------------------------------------------------------------------
+
+    @contextmanager
+    def leases(self, request: pytest.FixtureRequest) -> Iterator[Callable[[Ask], Lease]]:
+        """The leases of one fixture: yields the function that makes one; its end marks them over."""
+        made: list[Use] = []
+
+        def lease(ask: Ask) -> Lease:
+            use = self._lease(ask, request, wide=request.scope != "function")
+            made.append(use)
+            return use.lease
+
+        try:
+            yield lease
+        finally:
+            for use in made:
+                use.lease.over = True
+
+    def discard(self, lease: Lease) -> None:
+        """Hand a lease over at once: it was part of a set that could not be completed."""
+        self.uses = [use for use in self.uses if use.lease is not lease]
+        assert self._desk is not None
+        self._desk.hand_over(lease, why="another sandbox of its set could not be acquired")
+
+    def _lease(self, ask: Ask, request: pytest.FixtureRequest, *, wide: bool) -> Use:
+        from .lifecycle import UnavailableError  # noqa: PLC0415
+
+        item = self.item
+        if item is None:
+            raise SpecError("a sandbox can only be acquired while a test runs")
+        order = self._order(ask, request, item, wide=wide)
+        try:
+            with paused(item):
+                lease = self.open_desk().acquire(order)
+            use = Use(lease, str(request.fixturename), item.nodeid, ask.key, [item.stash[STATE]])
+            self.uses.append(use)
+            lease.over = True  # until the hooks have let it pass
+            self.config.hook.pytest_klavis_acquired(item=item, sandbox=lease.sandbox)
+            lease.over = False
+        except UnavailableError as error:
+            if self.settings.require:
+                self.record(error)
+                raise
+            reason = str(error)
+        except InfraError as error:
+            self.record(error)
+            raise
+        else:
+            return use
+        # Outside the handler: a skip that carries the error as its context would count as an infra error.
+        pytest.skip(f"{reason}\n(--klavis-require=on makes this an error)")
+
+    def _order(self, ask: Ask, request: pytest.FixtureRequest, item: pytest.Item, *, wide: bool) -> Order:
+        from .lifecycle import Order  # noqa: PLC0415
+        from .workspace.seed import find, resolve_seed  # noqa: PLC0415
+
+        start, root = item.path.parent, self.config.rootpath
+        template = Template(getattr(getattr(item, "callspec", None), "params", {}))
+
+        def look_up(path: str | Path) -> Path:
+            return find(path, start=start, root=root)
+
+        spec, given = ask.resolve(self.benchmark_of(request))
+        workspace = template.fill(ask.workspace)
+        data = load_data(template.fill(ask.data), look_up)
+        if data is not None and spec.kind == "local":
+            raise SpecError(f"a {spec} takes no data=; put files into its workspace with workspace=")
+        evidence = None
+        if self.settings.artifacts != "never":
+            taken = {use.lease.order.evidence for use in self.uses}
+            evidence = artifacts.sandbox_folder(self.attempt_folder(item), ask.key, taken)
+        return Order(
+            spec=spec,
+            given=given,
+            ttl=ask.ttl or self._default_ttl(wide=wide),
+            seed=None if workspace is None else resolve_seed(workspace, start=start, root=root, git=ask.git),
+            data=data,
+            evidence=evidence,
+            find=look_up,
+            report=self.record,
+        )
+
+    def benchmark_of(self, request: pytest.FixtureRequest) -> str | None:
+        """The benchmark for acquires that name none: the nearest mark, else the setting."""
+        mark = request.node.get_closest_marker("klavis_benchmark")
+        return mark.args[0] if mark is not None and mark.args else self.settings.benchmark
+
+    def _default_ttl(self, *, wide: bool) -> int:
+        return WIDE_TTL if wide and self.settings.source("ttl") == "default" else self.settings.ttl
+
+
+def _interrupt(number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt(f"received {signal.Signals(number).name}")
+
+
+KEY = pytest.StashKey[KlavisSession]()

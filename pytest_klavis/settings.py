@@ -1,0 +1,167 @@
+"""The settings of a run: flag > environment > ini > default, each value with where it came from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+
+from .spec import seconds, ttl_seconds
+
+WIDE_TTL = 86_400
+"""What scopes wider than function ask for: the API cannot renew a sandbox."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One setting: `--klavis-STEM`, `KLAVIS_STEM`, `klavis_stem`."""
+
+    stem: str
+    default: str
+    parse: Callable[[str], Any]
+    help: str
+    metavar: str
+
+    @property
+    def flag(self) -> str:
+        return f"--klavis-{self.stem}"
+
+    @property
+    def env(self) -> str:
+        return f"KLAVIS_{self.stem.upper().replace('-', '_')}"
+
+    @property
+    def ini(self) -> str:
+        return f"klavis_{self.stem.replace('-', '_')}"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What this run was told. Keys come from the environment only and never show in a repr."""
+
+    backend: str
+    benchmark: str | None
+    base_url: str
+    region: str
+    ttl: int
+    acquire_timeout: float
+    artifacts: str
+    artifacts_dir: Path
+    artifacts_extract: bool
+    keep: str
+    require: bool
+    isolation: str
+    python: str | None
+    sources: Mapping[str, str] = field(repr=False)
+    api_key: str | None = field(default=None, repr=False)
+
+    def source(self, stem: str) -> str:
+        """Where the value of `stem` came from: a flag, a variable, an ini file or "default"."""
+        return self.sources[stem]
+
+
+def _choice(*allowed: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        for one in allowed:
+            if one.lower() == text.lower():
+                return one
+        raise ValueError(f"allowed are {', '.join(allowed)}")
+
+    return parse
+
+
+def _switch(text: str) -> bool:
+    if text.lower() in {"on", "true", "yes", "1"}:
+        return True
+    if text.lower() in {"off", "false", "no", "0", ""}:
+        return False
+    raise ValueError("allowed are on, off")
+
+
+def _benchmark(text: str) -> str | None:
+    from . import catalog  # noqa: PLC0415  only needed where a benchmark is named
+
+    return None if text.lower() in {"", "none"} else catalog.benchmark(text)
+
+
+def _url(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        raise ValueError("an address with http:// or https:// is taken")
+    return text.rstrip("/")
+
+
+def _optional(text: str) -> str | None:
+    return text or None
+
+
+DEFAULT_BASE_URL = "https://api.klavis.ai"
+OPTIONS = (
+    Option("backend", "auto", _choice("auto", "cloud", "embedded"), "where sandboxes come from: cloud needs KLAVIS_API_KEY; auto is cloud when a key or base URL is set, else embedded", "auto|cloud|embedded"),
+    Option("benchmark", "", _benchmark, "flavour of the servers for every acquire that names none, e.g. MCP_Atlas or Toolathlon", "NAME"),
+    Option("base-url", DEFAULT_BASE_URL, _url, "address of the Klavis API", "URL"),
+    Option("region", "us", _choice("us", "asia"), "bucket for uploads and downloads", "us|asia"),
+    Option("ttl", "30m", ttl_seconds, "life of a sandbox on the backend, 60s to 24h", "DURATION"),
+    Option("acquire-timeout", "10m", seconds, "how long one acquire with its seeding may take", "DURATION"),
+    Option("artifacts", "on-failure", _choice("never", "on-failure", "always"), "when workspace and evidence are saved", "never|on-failure|always"),
+    Option("artifacts-dir", "klavis-artifacts", Path, "where they are saved, in a folder per run", "DIR"),
+    Option("artifacts-extract", "off", _switch, "unpack saved workspaces beside the archive", "on|off"),
+    Option("keep", "never", _choice("never", "on-failure", "always"), "leave sandboxes alive until their TTL for a look inside", "never|on-failure|always"),
+    Option("require", "", _switch, "a server that this backend cannot serve is an error (on) or a skip (off); on when CI is set", "on|off"),
+    Option("isolation", "auto", _choice("auto", "strict", "landlock", "none"), "how agent code is confined on the embedded backend", "auto|strict|landlock|none"),
+    Option("python", "", _optional, "interpreter for code servers and run(); a virtual environment adds its packages", "PATH"),
+)  # fmt: skip
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Declare each option as a flag and as an ini value."""
+    group = parser.getgroup("klavis", "sandboxes for agent tests (pytest-klavis)")
+    for option in OPTIONS:
+        default = f" (default: {option.default})" if option.default else ""
+        group.addoption(option.flag, metavar=option.metavar, default=None, help=f"{option.help}{default}")
+        parser.addini(option.ini, f"{option.help}{default}", default=None)
+
+
+def load(config: pytest.Config, environ: Mapping[str, str] = os.environ) -> Settings:
+    """Read every setting; a wrong value is a UsageError that names value, source and what is allowed."""
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for option in OPTIONS:
+        text, source = _lookup(option, config, environ)
+        try:
+            values[option.stem.replace("-", "_")] = option.parse(text)
+        except ValueError as error:
+            raise pytest.UsageError(f"{option.flag}: {text!r} (from {source}) cannot be used: {error}") from None
+        sources[option.stem] = source
+    base = config.invocation_params.dir if sources["artifacts-dir"].startswith("--") else config.rootpath
+    values["artifacts_dir"] = base / values["artifacts_dir"]
+    api_key = environ.get("KLAVIS_API_KEY") or None
+    if values["backend"] == "auto":
+        values["backend"], sources["backend"] = _auto_backend(api_key, sources["base-url"])
+    return Settings(**values, sources=MappingProxyType(sources), api_key=api_key)
+
+
+def _lookup(option: Option, config: pytest.Config, environ: Mapping[str, str]) -> tuple[str, str]:
+    flag = config.getoption(option.flag.removeprefix("--").replace("-", "_"), default=None)
+    if flag is not None:
+        return str(flag), option.flag
+    if option.env in environ:
+        return environ[option.env], option.env
+    ini = config.getini(option.ini)
+    if ini is not None:
+        return str(ini), config.inipath.name if config.inipath else "ini"
+    if option.stem == "require":
+        return ("on", "CI") if environ.get("CI") else ("off", "default")
+    return option.default, "default"
+
+
+def _auto_backend(api_key: str | None, base_url_source: str) -> tuple[str, str]:
+    if api_key:
+        return "cloud", "KLAVIS_API_KEY"
+    if base_url_source != "default":
+        return "cloud", base_url_source
+    return "embedded", "no KLAVIS_API_KEY"

@@ -1,0 +1,341 @@
+"""What a test asks for, checked before anything is acquired; knows neither pytest nor the wire."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from . import catalog
+from .errors import SpecError
+
+Kind = Literal["local", "remote"]
+Workspace = str | Path | Mapping[str, str | bytes]
+Data = str | Path | Mapping[str, Any]
+
+
+class Inherit(Enum):
+    """The type of `INHERIT`: take the benchmark from the mark, the flag or the settings."""
+
+    INHERIT = "inherit"
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+INHERIT: Final = Inherit.INHERIT
+MIN_TTL, MAX_TTL = 60, 86_400
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What makes two sandboxes interchangeable: the key of the pool."""
+
+    kind: Kind
+    servers: tuple[str, ...]
+    """Canonical names; `("ALL",)` for everything that the backend has."""
+    benchmark: str | None = None
+    account: str | None = None
+    tags: tuple[tuple[str, str], ...] = ()
+
+    def __str__(self) -> str:
+        flavour = f", benchmark {self.benchmark}" if self.benchmark else ""
+        return f"{self.kind} sandbox ({', '.join(self.servers)}{flavour})"
+
+
+@dataclass(frozen=True)
+class Ask:
+    """The arguments of one factory call or mark, as given and already checked for shape."""
+
+    kind: Kind
+    servers: tuple[str, ...]
+    workspace: Workspace | None = None
+    data: Data | None = None
+    git: bool = False
+    benchmark: str | None | Inherit = INHERIT
+    account: str | None = None
+    tags: tuple[tuple[str, str], ...] = ()
+    ttl: int | None = None
+    name: str | None = None
+
+    @property
+    def key(self) -> str:
+        """What `sandboxes[...]` calls it."""
+        return self.name or (self.servers[0] if self.kind == "remote" else "local")
+
+    def resolve(self, benchmark: str | None) -> tuple[Spec, dict[str, str]]:
+        """The spec under `benchmark` (used where the ask names none), and canonical name -> name as given."""
+        chosen = benchmark if isinstance(self.benchmark, Inherit) else self.benchmark
+        given: dict[str, str] = {}
+        for name in self.servers:
+            canonical = catalog.resolve(name, chosen)
+            if canonical in given:
+                raise SpecError(f"{name!r} and {given[canonical]!r} are the same server, {canonical!r}: name it once")
+            kind = catalog.kind_of(canonical)
+            if kind is not None and kind != self.kind:
+                raise SpecError(f"{name} is a {kind} sandbox: use {FACTORY_OF[kind]}")
+            given[canonical] = name
+        return Spec(self.kind, tuple(given), chosen, self.account, self.tags), given
+
+
+FACTORY_OF: Mapping[str, str] = {"local": "local_sandbox", "remote": "klavis_sandbox"}
+
+
+def local_sandbox(  # noqa: PLR0913
+    servers: str | Sequence[str],
+    *,
+    workspace: Workspace | None = None,
+    data: Data | None = None,
+    git: bool = False,
+    benchmark: str | None | Inherit = INHERIT,
+    account: str | None = None,
+    ttl: float | str | None = None,
+    name: str | None = None,
+) -> Ask:
+    """Check the arguments of the `local_sandbox` factory and mark."""
+    names = (servers,) if isinstance(servers, str) else _sequence(servers, "servers")
+    if git and workspace is None:
+        raise SpecError("git=True makes the workspace a repository, but there is no workspace=; give one ({} is empty)")
+    _check_type("workspace", workspace, (str, Path, Mapping), "a directory, a .tar.gz or a mapping of path to text")
+    return Ask(
+        kind="local",
+        servers=_server_names(names),
+        workspace=workspace,
+        data=_data(data),
+        git=_check_type("git", git, (bool,), "True or False"),
+        benchmark=_benchmark(benchmark),
+        account=_text("account", account),
+        ttl=_ttl(ttl),
+        name=_text("name", name),
+    )
+
+
+def klavis_sandbox(  # noqa: PLR0913
+    server: str,
+    *,
+    data: Data | None = None,
+    benchmark: str | None | Inherit = INHERIT,
+    account: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    ttl: float | str | None = None,
+    name: str | None = None,
+) -> Ask:
+    """Check the arguments of the `klavis_sandbox` factory and mark."""
+    if not isinstance(server, str):
+        raise SpecError(f"klavis_sandbox takes one server name, not {server!r}; for several use klavis_sandboxes([...])")
+    return Ask(
+        kind="remote",
+        servers=_server_names((server,)),
+        data=_data(data),
+        benchmark=_benchmark(benchmark),
+        account=_text("account", account),
+        tags=_tags(tags),
+        ttl=_ttl(ttl),
+        name=_text("name", name),
+    )
+
+
+def klavis_sandboxes(  # noqa: PLR0913
+    servers: Sequence[str],
+    *,
+    workspace: Workspace | None = None,
+    data: Mapping[str, Data] | None = None,
+    git: bool = False,
+    benchmark: str | None | Inherit = INHERIT,
+    account: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    ttl: float | str | None = None,
+) -> tuple[str, ...]:
+    """Check the arguments of the `klavis_sandboxes` factory that do not depend on the benchmark; returns the names."""
+    names = _server_names(_sequence(servers, "servers"))
+    if data is not None and not isinstance(data, Mapping):
+        raise SpecError(f"data= of klavis_sandboxes maps a server's name to its data, not {data!r}")
+    strange = sorted(set(data or ()) - set(names))
+    if strange:
+        raise SpecError(f"data= names {_listed(strange)}, not among the servers asked for: {_listed(names)}")
+    for one in (data or {}).values():
+        _data(one)
+    local_sandbox("filesystem", workspace=workspace, git=git, benchmark=benchmark, account=account, ttl=ttl)
+    _tags(tags)
+    return names
+
+
+def split_by_kind(
+    names: Sequence[str], arguments: Mapping[str, Any], benchmark: str | None
+) -> list[tuple[tuple[str, ...], Ask]]:
+    """The asks behind one `klavis_sandboxes` call: one per remote server, one for all local ones together."""
+    chosen = arguments.get("benchmark", INHERIT)
+    flavour = benchmark if isinstance(chosen, Inherit) else chosen
+    shared = {key: arguments[key] for key in ("benchmark", "account", "ttl") if key in arguments}
+    data: Mapping[str, Data] = arguments.get("data") or {}
+    asks: list[tuple[tuple[str, ...], Ask]] = []
+    local: list[str] = []
+    for name in names:
+        kind = catalog.kind_of(catalog.resolve(name, flavour))
+        if kind is None:
+            raise SpecError(f"{name!r} is not in the catalog, so its kind is unknown: ask for it by local_sandbox or klavis_sandbox")
+        if kind == "local":
+            local.append(name)
+        else:
+            asks.append(((name,), klavis_sandbox(name, data=data.get(name), tags=arguments.get("tags"), **shared)))
+    if local:
+        own = {name: data[name] for name in local if name in data} or None
+        ask = local_sandbox(
+            local, workspace=arguments.get("workspace"), git=arguments.get("git", False), data=own, **shared
+        )
+        asks.append((tuple(local), ask))
+    elif arguments.get("workspace") is not None:
+        raise SpecError(f"workspace= needs a local server, and {_listed(names)} has none")
+    return asks
+
+
+def bind(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Call `function`; a wrong argument becomes a SpecError with the nearest match and what is allowed."""
+    signature = inspect.signature(function)
+    allowed = list(signature.parameters)
+    for given in kwargs:
+        if given not in allowed:
+            near = difflib.get_close_matches(given, allowed, n=1)
+            meant = f" (did you mean {near[0]!r}?)" if near else ""
+            raise SpecError(f"{function.__name__}() has no argument {given!r}{meant}; it takes {', '.join(allowed)}")
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise SpecError(f"{function.__name__}(): {error}; it takes {', '.join(allowed)}") from None
+    return function(*args, **kwargs)
+
+
+def load_data(data: Data | None, find: Callable[[str], Path]) -> Mapping[str, Any] | None:
+    """The JSON object that `data=` stands for; a path is looked up by `find`."""
+    if data is None or isinstance(data, Mapping):
+        return data
+    path = find(str(data))
+    try:
+        loaded = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise SpecError(f"data={str(data)!r}: {path} is not readable JSON: {error}") from None
+    if not isinstance(loaded, dict):
+        raise SpecError(f"data={str(data)!r}: {path} holds a {type(loaded).__name__}, but a sandbox takes a JSON object")
+    return loaded
+
+
+_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
+
+
+def seconds(value: float | str) -> float:
+    """Seconds from a number or a text such as `90`, `90s`, `30m`, `1h30m`; ValueError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(f"{value!r} is no duration: use seconds or a text such as 90s, 30m or 2h")  # noqa: TRY004
+    if isinstance(value, str):
+        match = _DURATION.fullmatch(value.strip())
+        if not match or not value.strip():
+            raise ValueError(f"{value!r} is no duration: use seconds or a text such as 90s, 30m or 2h")
+        hours, minutes, rest = (float(part or 0) for part in match.groups())
+        value = hours * 3600 + minutes * 60 + rest
+    if not math.isfinite(value) or value <= 0:
+        raise ValueError(f"{value!r} is no duration: it must be more than 0")
+    return float(value)
+
+
+def ttl_seconds(value: float | str) -> int:
+    """A TTL in whole seconds; ValueError outside what the API takes (60 s to 24 h)."""
+    result = math.ceil(seconds(value))
+    if not MIN_TTL <= result <= MAX_TTL:
+        raise ValueError(f"a TTL of {value!r} is out of range: the API takes 60s to 24h")
+    return result
+
+
+@dataclass(frozen=True)
+class Template:
+    """`{param}` in a mark's paths, filled from the test's parameters."""
+
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+    def fill(self, value: Any) -> Any:
+        """`value` with each `{param}` replaced; anything but a text with braces is returned as it is."""
+        if not isinstance(value, str) or "{" not in value:
+            return value
+
+        def replace(match: re.Match[str]) -> str:
+            try:
+                return str(self.params[match[1]])
+            except KeyError:
+                have = _listed(sorted(self.params)) or "none: the test is not parametrized"
+                raise SpecError(f"{value!r} asks for the parameter {match[1]!r}; the test has {have}") from None
+
+        return re.sub(r"\{([A-Za-z_]\w*)\}", replace, value)
+
+
+def _server_names(names: Sequence[str]) -> tuple[str, ...]:
+    if not names:
+        raise SpecError('no server was named; give at least one, for example local_sandbox(["filesystem"])')
+    for name in names:
+        if not isinstance(name, str) or not name.strip() or name != name.strip():
+            raise SpecError(f"{name!r} is no server name; names look like {_listed(catalog.LOCAL_SERVERS[:3])}")
+        if "/" in name or "?" in name or "#" in name:
+            raise SpecError(f"{name!r} is no server name: it must not hold '/', '?' or '#'")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise SpecError(f"{_listed(twice)} is named more than once; a sandbox has one server of each name")
+    if "ALL" in names and len(names) > 1:
+        raise SpecError('"ALL" stands for every server there is: name nothing beside it')
+    return tuple(names)
+
+
+def _sequence(value: Any, what: str) -> tuple[Any, ...]:
+    if isinstance(value, str) or not isinstance(value, Sequence | set | frozenset):
+        raise SpecError(f"{what}= takes a list of names, not {value!r}")
+    return tuple(value)
+
+
+def _data(data: Any) -> Data | None:
+    _check_type("data", data, (str, Path, Mapping), "a mapping or the path of a JSON file")
+    return data  # type: ignore[no-any-return]
+
+
+def _benchmark(value: Any) -> str | None | Inherit:
+    if isinstance(value, Inherit) or value is None:
+        return value
+    if not isinstance(value, str) or not value:
+        raise SpecError(f"benchmark={value!r}: give a name such as {_listed(catalog.BENCHMARKS)}, or None for none")
+    return catalog.benchmark(value)
+
+
+def _tags(tags: Any) -> tuple[tuple[str, str], ...]:
+    if tags is None:
+        return ()
+    if not isinstance(tags, Mapping) or not all(isinstance(x, str) for pair in tags.items() for x in pair):
+        raise SpecError(f"tags={tags!r}: a mapping of text to text is taken")
+    return tuple(sorted(tags.items()))
+
+
+def _ttl(value: Any) -> int | None:
+    if value is None:
+        return None
+    try:
+        return ttl_seconds(value)
+    except ValueError as error:
+        raise SpecError(f"ttl={value!r}: {error}") from None
+
+
+def _text(what: str, value: Any) -> str | None:
+    if value is not None and (not isinstance(value, str) or not value):
+        raise SpecError(f"{what}={value!r}: a text that is not empty is taken, or nothing")
+    return value
+
+
+def _check_type(what: str, value: Any, types: tuple[type, ...], allowed: str) -> Any:
+    if value is not None and not isinstance(value, types):
+        raise SpecError(f"{what}={value!r} is a {type(value).__name__}; taken is {allowed}")
+    return value
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(repr(name) for name in names)

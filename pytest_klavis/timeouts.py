@@ -1,0 +1,52 @@
+"""pytest-timeout's timer stands still while we wait for the backend; our own deadlines rule there."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+
+@dataclass
+class Timer:
+    """The timer that pytest-timeout runs for an item."""
+
+    settings: Any
+    started: float
+    running: bool = True
+
+
+TIMER = pytest.StashKey[Timer]()
+
+
+def started(item: pytest.Item, settings: Any) -> None:
+    """pytest-timeout set a timer for `item`."""
+    item.stash[TIMER] = Timer(settings, time.monotonic())
+
+
+def cancelled(item: pytest.Item) -> None:
+    """pytest-timeout cancelled the timer of `item`."""
+    if TIMER in item.stash:
+        item.stash[TIMER].running = False
+
+
+@contextmanager
+def paused(item: pytest.Item) -> Iterator[None]:
+    """Stop the timer of `item` for the body; afterwards it has as much left as before."""
+    timer = item.stash.get(TIMER, None)
+    # Signals can only be set in the main thread; a factory awaited by an async test runs in another.
+    if timer is None or not timer.running or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    hook = item.config.hook
+    left = timer.settings.timeout - (time.monotonic() - timer.started)
+    hook.pytest_timeout_cancel_timer(item=item)
+    try:
+        yield
+    finally:
+        hook.pytest_timeout_set_timer(item=item, settings=timer.settings._replace(timeout=max(left, 0.01)))

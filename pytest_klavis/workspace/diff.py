@@ -1,0 +1,197 @@
+"""What changed in a workspace between two archives, for a person who reads a failure report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from .archive import Limits, Member, members
+from .names import printable
+from .reader import Reader, opened
+from .unified import hunks
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# Directories that tools fill on their own: their contents say nothing about what the agent did.
+NOISE = frozenset(
+    {
+        ".cache", ".git", ".hg", ".mypy_cache", ".nox", ".pytest_cache", ".ruff_cache", ".svn", ".tox", ".venv",
+        "__pycache__", "node_modules",
+    }
+)  # fmt: skip
+MAX_TEXT = 256 << 10  # bytes of one file whose lines are compared
+MAX_TEXTS = 8 << 20  # bytes of all of them together
+# An agent's names are kept as they are, whatever they would mean elsewhere: nothing is written to disk here.
+LIMITS = Limits(portable=False)
+
+Status = Literal["A", "D", "M"]
+
+
+@dataclass(frozen=True)
+class Change:
+    """One path that was A(dded), D(eleted) or M(odified).
+
+    `note` says what the lines do not: "binary, 12 bytes", "mode 644 -> 755". `lines` is the unified diff without
+    head lines, escaped for a terminal; empty for what is no text of at most 256 KiB.
+    """
+
+    status: Status
+    path: str
+    note: str = ""
+    lines: tuple[str, ...] = field(default=(), repr=False)
+
+    def __str__(self) -> str:
+        gained = sum(line.startswith("+") for line in self.lines)
+        lost = sum(line.startswith("-") for line in self.lines)
+        counts = " ".join(part for part in (f"+{gained}" * bool(gained), f"-{lost}" * bool(lost)) if part)
+        note = ", ".join(part for part in (counts, self.note) if part)
+        return f"{self.status} {printable(self.path)}" + (f" ({note})" if note else "")
+
+
+@dataclass(frozen=True)
+class Diff:
+    """The changes between two archives, sorted by path; false when there are none."""
+
+    changes: tuple[Change, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.changes)
+
+    @property
+    def added(self) -> tuple[str, ...]:
+        return self._paths("A")
+
+    @property
+    def removed(self) -> tuple[str, ...]:
+        return self._paths("D")
+
+    @property
+    def modified(self) -> tuple[str, ...]:
+        return self._paths("M")
+
+    def summary(self) -> list[str]:
+        """One line per change: `M report.md (+3 -1)`."""
+        return [str(change) for change in self.changes]
+
+    def text(self, limit_bytes: int = 20_000) -> str:
+        """Unified diffs of the texts and one line for all else, cut at a line when longer than `limit_bytes`."""
+        shown: list[str] = []
+        left = limit_bytes
+        lines = [line for change in self.changes for line in _block(change)]
+        for line in lines:
+            left -= len(line.encode("utf-8", "surrogatepass")) + 1
+            if left < 0:
+                shown.append(f"... {len(lines) - len(shown):,} more lines; the whole workspace is in the archive")
+                break
+            shown.append(line)
+        return "\n".join(shown)
+
+    def _paths(self, status: Status) -> tuple[str, ...]:
+        return tuple(change.path for change in self.changes if change.status == status)
+
+
+def diff_archives(before: Path | None, after: Path, *, everything: bool = False) -> Diff:
+    """Compare two tar.gz by content, executable bit and link target; `before=None` is an empty workspace.
+
+    Directories count when they are empty, with a `/` at the end of the path. What tools fill on their own (`.git`,
+    `__pycache__`, `node_modules`, `.venv`, caches) is passed over unless `everything`. A renamed file is one deleted
+    and one added. Raises ArchiveError for an archive that is damaged or hostile.
+    """
+    old = _listing(before, everything=everything) if before else {}
+    new = _listing(after, everything=everything)
+    paths = sorted(path for path in old.keys() | new.keys() if not _same(old.get(path), new.get(path)))
+    old_texts = _texts(before, {path for path in paths if path in old}) if before else {}
+    new_texts = _texts(after, {path for path in paths if path in new})
+    changes = []
+    for path in paths:
+        is_dir = path.endswith("/")
+        if is_dir and _filled(path, new if path in old else old):
+            continue  # the files in it tell more
+        changes.append(_change(path, old.get(path), new.get(path), old_texts.get(path), new_texts.get(path)))
+    return Diff(tuple(changes))
+
+
+def _block(change: Change) -> list[str]:
+    if not change.lines:
+        return [str(change)]
+    name = printable(change.path)
+    head = [f"--- {'/dev/null' if change.status == 'A' else 'a/' + name}"]
+    head.append(f"+++ {'/dev/null' if change.status == 'D' else 'b/' + name}")
+    return [str(change), *head, *change.lines]
+
+
+def _listing(archive: Path, *, everything: bool) -> dict[str, Member]:
+    found: dict[str, Member] = {}
+    for member in members(archive, limits=LIMITS):
+        if everything or NOISE.isdisjoint(member.path.split("/")):
+            found[member.path + "/" if member.kind == "dir" else member.path] = member
+    filled = {path.rpartition("/")[0] + "/" for path in (name.rstrip("/") for name in found)}
+    return {path: member for path, member in found.items() if path not in filled}
+
+
+def _filled(path: str, other: dict[str, Member]) -> bool:
+    """An empty directory is no change when the other side has it too, with something in it."""
+    return any(name.startswith(path) for name in other)
+
+
+def _same(old: Member | None, new: Member | None) -> bool:
+    if old is None or new is None:
+        return False
+    return _key(old) == _key(new)
+
+
+def _key(member: Member) -> tuple[object, ...]:
+    if member.kind in ("file", "hardlink"):
+        return "file", member.digest, _mode(member)
+    return member.kind, member.digest
+
+
+def _mode(member: Member) -> str:
+    return "755" if member.mode & 0o111 else "644"
+
+
+def _texts(archive: Path, wanted: set[str]) -> dict[str, str]:
+    """The contents of the wanted files that are short UTF-8 text, until there are 8 MiB of them."""
+    found: dict[str, str] = {}
+    left = MAX_TEXTS
+    if not wanted:
+        return found
+    with opened(archive) as stream:
+        reader = Reader(stream, LIMITS)
+        for entry in reader:
+            if entry.kind != "file" or entry.path not in wanted or entry.size > min(MAX_TEXT, left):
+                continue
+            raw = b"".join(reader.data())
+            if b"\0" not in raw:
+                try:
+                    found[entry.path] = raw.decode()
+                except UnicodeDecodeError:
+                    continue
+                left -= len(raw)
+    return found
+
+
+def _change(path: str, old: Member | None, new: Member | None, before: str | None, after: str | None) -> Change:
+    status: Status = "A" if old is None else "D" if new is None else "M"
+    comparable = (old is None or before is not None) and (new is None or after is not None)
+    lines = tuple(hunks(before or "", after or "")) if comparable else ()
+    if old and new and (old.kind == "link") != (new.kind == "link"):
+        return Change(status, path, f"{_described(old)} -> {_described(new)}", lines)
+    notes = []
+    if old and new and old.kind != "link" and _mode(old) != _mode(new):
+        notes.append(f"mode {_mode(old)} -> {_mode(new)}")
+    if not comparable and not (old and new and old.digest == new.digest):
+        notes.append(" -> ".join(_described(member) for member in (old, new) if member))
+    elif comparable and not lines and not notes:
+        notes.append("empty")
+    return Change(status, path, ", ".join(notes), lines)
+
+
+def _described(member: Member) -> str:
+    if member.kind == "dir":
+        return "empty directory"
+    if member.kind == "link":
+        return f"link to {printable(member.digest)}"
+    what = "binary" if member.size <= MAX_TEXT else "not compared"
+    return f"{what}, {member.size:,} bytes"

@@ -1,0 +1,184 @@
+"""The members of an archive in order, each checked against the limits and against those before it.
+
+Nothing is written here: extraction, listing and verification see the same members and refuse the same ones.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Literal
+
+from pytest_klavis.errors import ArchiveError
+
+from .names import MAX_DEPTH, MAX_PATH, Links, NameRefusedError, decode, folded, quoted, split
+from .tarstream import DIRECTORY, HARDLINK, KINDS, REGULAR, SYMLINK, Header, TarStream
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Kind = Literal["file", "dir", "link", "hardlink"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much an archive may hold. All sizes in bytes, unpacked.
+
+    `ratio` is unpacked to packed, looked at after the first 10 MB. `portable` also refuses what other systems
+    read differently: backslashes, control and bidi characters, names that differ only in case or accents.
+    """
+
+    members: int = 200_000
+    total: int = 4 << 30
+    member: int = 2 << 30
+    ratio: int = 1000
+    depth: int = MAX_DEPTH
+    portable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One member. `path` is relative without `./` (the root is ""); `target` is a link's."""
+
+    path: str
+    kind: Kind
+    size: int
+    mode: int
+    mtime: int
+    target: str = ""
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return tuple(self.path.split("/")) if self.path else ()
+
+
+class Reader:
+    """Iterates over the entries of a tar.gz; raises ArchiveError, naming the member, for what it refuses."""
+
+    def __init__(self, stream: BinaryIO, limits: Limits) -> None:
+        self._limits = limits
+        self._tar = TarStream(stream, ratio=limits.ratio, budget=min(limits.total, 256 << 20))
+        self._kinds: dict[str, Kind] = {"": "dir"}
+        self._folded: dict[str, str] = {}
+        self._total = 0
+        self.links: dict[str, str] = {}
+
+    def __iter__(self) -> Iterator[Entry]:
+        for header in self._tar:
+            yield self._entry(header)
+
+    def data(self) -> Iterator[bytes]:
+        """The bytes of the entry that was given last; once."""
+        return self._tar.data()
+
+    def charge(self, size: int, path: str) -> None:
+        """Count bytes that the tree gains, also those of a copy that the archive does not carry."""
+        self._total += size
+        if self._total > self._limits.total:
+            raise ArchiveError(f"the archive unpacks to more than {self._limits.total:,} bytes (at {quoted(path)})")
+
+    def unwanted(self) -> tuple[tuple[str, str], ...]:
+        """The links that cannot be restored, with the reason. To be asked when all entries have been read."""
+        links = Links(self.links)
+        objections = ((path, links.objection(path)) for path in sorted(self.links))
+        return tuple((path, f"{why}: {self.links[path]}") for path, why in objections if why)
+
+    def _entry(self, header: Header) -> Entry:
+        name = decode(header.name)
+        try:
+            parts = split(header.name, portable=self._limits.portable, depth=self._limits.depth)
+        except NameRefusedError as error:
+            raise ArchiveError(f"member {quoted(name)} {error}") from None
+        path = "/".join(parts)
+        kind = self._kind(header, name)
+        self._place(path, kind, name)
+        entry = Entry(path, kind, header.size, header.mode, header.mtime, decode(header.link))
+        if kind == "file":
+            if header.size > self._limits.member:
+                raise ArchiveError(
+                    f"member {quoted(name)} has {header.size:,} bytes; the limit for one is {self._limits.member:,}"
+                )
+            self.charge(header.size, path)
+        elif header.size:
+            raise ArchiveError(f"member {quoted(name)} is no file but claims {header.size:,} bytes of data")
+        if kind == "hardlink":
+            return Entry(path, kind, 0, header.mode, header.mtime, self._original(header.link, path, name))
+        if kind == "link":
+            self._check_target(header.link, name)
+            self.links[path] = entry.target
+        return entry
+
+    def _kind(self, header: Header, name: str) -> Kind:
+        if header.type in REGULAR:
+            if header.name.endswith((b"/", b"/.")):
+                raise ArchiveError(f"member {quoted(name)} is a file whose name ends like a directory's")
+            return "file"
+        if header.type == DIRECTORY:
+            return "dir"
+        if header.type == SYMLINK:
+            return "link"
+        if header.type == HARDLINK:
+            return "hardlink"
+        what = KINDS.get(header.type, f"of the unknown kind {header.type!r}")
+        raise ArchiveError(f"member {quoted(name)} is {what}; only files, directories and links are taken")
+
+    def _place(self, path: str, kind: Kind, name: str) -> None:
+        """Record what is at `path`, and the directories above it, or refuse what is there twice."""
+        known = self._kinds.get(path)
+        if known is None:
+            parent = path.rpartition("/")[0]
+            if self._kinds.get(parent) != "dir":
+                if parent in self._kinds:
+                    raise ArchiveError(f"member {quoted(name)} lies below {quoted(parent)}, which is no directory")
+                self._place(parent, "dir", name)
+            self._collide(path, name)
+            self._kinds[path] = kind
+            if len(self._kinds) > self._limits.members + 1:
+                raise ArchiveError(f"the archive has more than {self._limits.members:,} members")
+        elif known != "dir" or kind != "dir":
+            # Two entries for one directory say the same thing. Anything else depends on who reads it.
+            raise ArchiveError(f"member {quoted(name)} is there twice (a {known}, then a {kind})")
+
+    def _collide(self, path: str, name: str) -> None:
+        if not self._limits.portable:
+            return
+        other = self._folded.setdefault(folded(path), path)
+        if other != path:
+            raise ArchiveError(
+                f"members {quoted(other)} and {quoted(name)} are one file where case or accents do not count"
+            )
+
+    def _original(self, link: bytes, path: str, name: str) -> str:
+        try:
+            target = "/".join(split(link, portable=self._limits.portable, depth=self._limits.depth))
+        except NameRefusedError as error:
+            raise ArchiveError(f"member {quoted(name)} is a hard link whose target {error}") from None
+        if self._kinds.get(target) not in ("file", "hardlink") or target == path:
+            raise ArchiveError(
+                f"member {quoted(name)} is a hard link to {quoted(decode(link))}, which is no file before it"
+            )
+        return target
+
+    def _check_target(self, link: bytes, name: str) -> None:
+        if not link or len(link) > MAX_PATH or b"\0" in link:
+            raise ArchiveError(f"member {quoted(name)} is a link with the target {quoted(decode(link))}")
+
+
+@contextmanager
+def opened(archive: Path | BinaryIO) -> Iterator[BinaryIO]:
+    """The archive as a stream; a path has to be a regular file (a FIFO would wait for ever)."""
+    if not isinstance(archive, (str, os.PathLike)):
+        yield archive
+        return
+    path = Path(archive)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise ArchiveError(f"cannot read {path}: {error.strerror}") from error
+    with os.fdopen(descriptor, "rb", buffering=0) as stream:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ArchiveError(f"cannot read {path}: it is no regular file")
+        yield stream

@@ -1,0 +1,86 @@
+"""The embedded server as a user starts it by hand, and one local sandbox in it, acquired by plain REST."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+KEY = "key-of-the-client-tests"
+START = 30.0  # seconds
+
+
+@dataclass(frozen=True)
+class Server:
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Box:
+    """A local sandbox: its servers by name, and `root`, the workspace as they see it."""
+
+    id: str
+    servers: Mapping[str, Server]
+    root: str
+    isolation: str
+    api: httpx.Client
+
+    def run(self, *argv: str) -> Any:
+        answer = self.api.post(f"/local-sandbox/{self.id}/run", json={"argv": argv}, timeout=60)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+
+@contextmanager
+def embedded_server() -> Iterator[httpx.Client]:
+    """`pytest-klavis serve`, and an HTTP client for its API."""
+    command = [sys.executable, "-m", "pytest_klavis.cli", "serve", "--port", "0"]
+    environment = os.environ | {"KLAVIS_API_KEY": KEY}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            url = _ready(process)
+            headers = {"Authorization": f"Bearer {KEY}"}
+            with httpx.Client(base_url=url, headers=headers, trust_env=False, timeout=30) as api:
+                yield api
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def _ready(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        end = time.monotonic() + START
+        while selector.select(max(0.0, end - time.monotonic())):
+            line = process.stdout.readline()
+            if line.startswith("READY "):
+                return line.split()[1]
+            if not line:
+                raise AssertionError(f"the embedded server ended with exit code {process.wait(START)}")
+    raise AssertionError(f"the embedded server was not ready within {START:g} s")
+
+
+@contextmanager
+def local_sandbox(api: httpx.Client, names: Sequence[str]) -> Iterator[Box]:
+    answer = api.post("/local-sandbox", json={"server_names": list(names)})
+    assert answer.status_code in (200, 201), answer.text
+    body = answer.json()
+    servers = {one["server_name"]: Server(one["mcp_server_url"]) for one in body["servers"]}
+    metadata = body["servers"][0]["metadata"]
+    box = Box(body["local_sandbox_id"], servers, metadata["root"], metadata["isolation"], api)
+    try:
+        yield box
+    finally:
+        api.delete(f"/local-sandbox/{box.id}")

@@ -1,0 +1,35 @@
+"""What every test starts from: no setting of the machine, and pytester."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from .cloud import KEY, Cloud, faulty_cloud
+
+pytest_plugins = "pytester"
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith(("KLAVIS_", "BLACKBOX_")) or name in {"CI", "PYTEST_ADDOPTS"}:
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def pytester(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """Suites inside the tests run in file order, and without plugins that they do not use."""
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:randomly -p no:asyncio")
+    return pytester
+
+
+@pytest.fixture
+def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
+    """A stand-in for the cloud, which suites inside the test use as their backend."""
+    with faulty_cloud() as found:
+        monkeypatch.setenv("KLAVIS_API_KEY", KEY)
+        monkeypatch.setenv("KLAVIS_BASE_URL", found.url)
+        yield found

@@ -1,0 +1,87 @@
+"""What the tests of the isolation share: the levels of this machine, and sandboxes to run things in."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import itertools
+import os
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_klavis.embedded.isolation import Completed, Isolation, Jail, choose
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+AS_ROOT = os.geteuid() == 0
+_uids = itertools.count(71_000)
+
+
+@functools.cache
+def level(name: str) -> Isolation:
+    return asyncio.run(choose(name))
+
+
+def level_or_skip(name: str) -> Isolation:
+    isolation = level(name)
+    if isolation.level != name:
+        pytest.skip(f"no {name} here: {isolation.reason}")
+    return isolation
+
+
+@dataclass
+class Box:
+    isolation: Isolation
+    jail: Jail
+
+    @property
+    def workspace(self) -> Path:
+        return self.jail.workspace
+
+    def run(self, argv: Sequence[str], **options: Any) -> Completed:
+        return asyncio.run(self.isolation.run(argv, self.jail, **options))
+
+    def python(self, code: str, *argv: object, **options: Any) -> Completed:
+        return self.run(["python", "-c", code, *map(str, argv)], **options)
+
+    def sh(self, script: str, **options: Any) -> Completed:
+        return self.run(["sh", "-c", script], **options)
+
+    def put(self, name: str, text: str) -> Path:
+        """A file of the agent's."""
+        path = self.workspace / name
+        path.write_text(text, encoding="utf-8")
+        self.own(path)
+        return path
+
+    def own(self, path: Path) -> None:
+        if self.jail.uid is not None:
+            os.chown(path, self.jail.uid, self.jail.uid, follow_symlinks=False)
+
+    def still_grows(self, name: str) -> bool:
+        """Does somebody still write to this file of the workspace? It must not be empty."""
+        path = self.workspace / name
+        before = path.stat().st_size
+        assert before, "it never ran: the test would prove nothing"
+        time.sleep(0.2)
+        return path.stat().st_size != before
+
+
+def make_box(isolation: Isolation, top: Path, name: str = "box") -> Box:
+    """A sandbox below `top`, which other users can pass through, as the run directory of the server."""
+    for path in (top, *top.parents[:2]):
+        if path.stat().st_uid == os.geteuid():
+            path.chmod(path.stat().st_mode | 0o711)
+    folder = top / name
+    folder.mkdir(mode=0o755)
+    jail = Jail(folder / "workspace", folder / "scratch", next(_uids) if AS_ROOT else None)
+    jail.workspace.mkdir()
+    jail.scratch.mkdir()
+    box = Box(isolation, jail)
+    box.own(jail.workspace)
+    return box

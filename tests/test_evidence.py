@@ -1,0 +1,220 @@
+"""What is saved of a failure, where, and for how long."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from .cloud import Cloud, Fault
+
+FAILS = """
+    import pytest
+
+    @pytest.mark.local_sandbox("filesystem", workspace={"kept.txt": "1\\n", "changed.txt": "before\\n"})
+    def test_fails(sandbox):
+        sandbox.upload({"changed.txt": "after\\n", "new.txt": "new\\n"})
+        assert 0
+
+    @pytest.mark.local_sandbox("filesystem")
+    def test_passes(sandbox):
+        pass
+"""
+
+
+def only(pytester: pytest.Pytester, pattern: str) -> Path:
+    [found] = pytester.path.glob(pattern)
+    return found
+
+
+def test_a_failure_keeps_workspace_changes_and_facts(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(test_it=FAILS)
+    result = pytester.runpytest("--junitxml=junit.xml")
+    result.assert_outcomes(failed=1, passed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*klavis local sandbox local*",
+            "changed against the seed:",
+            "  M changed.txt (+1 -1)",
+            "  A new.txt (+1)",
+            "saved in klavis-artifacts/*/test_it.py-test_fails-*/attempt-1/local",
+            "2 acquired, 2 released, 0 leaked on the embedded backend, isolation *",
+            "held for * s, waited * s, * API calls",
+            "  saved in klavis-artifacts/*",
+        ]
+    )
+    folder = only(pytester, "klavis-artifacts/latest/test_it.py-test_fails-*/attempt-1/local")
+    with tarfile.open(folder / "workspace.tar.gz") as archive:
+        names = sorted(name.removeprefix("./") for name in archive.getnames())
+    assert [name for name in names if name not in {"", "."}] == ["changed.txt", "kept.txt", "new.txt"]
+    changes = (folder / "changes.txt").read_text()
+    assert "-before\n+after\n" in changes
+    facts = json.loads((folder / "sandbox.json").read_text())
+    assert facts["test"] == "test_it.py::test_fails"
+    assert facts["servers"] == ["filesystem"]
+    assert facts["outcome"] == "failed"
+    assert "http" not in (folder / "sandbox.json").read_text()
+    assert not list(pytester.path.glob("klavis-artifacts/latest/*test_passes*"))
+    assert 'name="klavis_artifacts"' in (pytester.path / "junit.xml").read_text()
+    assert (pytester.path / "klavis-artifacts" / ".gitignore").read_text() == "*\n"
+
+
+def test_under_xdist(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(test_it=FAILS)
+    result = pytester.runpytest("-n2")
+    result.assert_outcomes(failed=1, passed=1)
+    result.stdout.fnmatch_lines(
+        ["*klavis local sandbox local*", "  M changed.txt (+1 -1)", "2 acquired, 2 released, 0 leaked*"]
+    )
+    assert only(pytester, "klavis-artifacts/latest/test_it.py-test_fails-*/attempt-1/local/workspace.tar.gz")
+
+
+def test_dist_each_keeps_the_evidence_of_each_worker(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(test_it=FAILS)
+    pytester.runpytest("-n2", "--dist=each").assert_outcomes(failed=2, passed=2)
+    assert len(list(pytester.path.glob("klavis-artifacts/latest/*/attempt-1/local/workspace.tar.gz"))) == 2
+
+
+@pytest.mark.parametrize(("when", "count"), [("never", 0), ("always", 2)])
+def test_the_rule(pytester: pytest.Pytester, when: str, count: int) -> None:
+    pytester.makepyfile(test_it=FAILS)
+    pytester.runpytest(f"--klavis-artifacts={when}").assert_outcomes(failed=1, passed=1)
+    assert len(list(pytester.path.glob("klavis-artifacts/latest/*/attempt-1/local/workspace.tar.gz"))) == count
+
+
+def test_extracted_and_never_collected(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        test_it="""
+        def test_fails(local_sandbox):
+            local_sandbox("filesystem", workspace={"test_planted.py": "def test_planted(): pass"}, name="a/b c")
+            assert 0
+        """
+    )
+    result = pytester.runpytest("--klavis-artifacts-extract=on", "--klavis-artifacts-dir=evidence")
+    result.assert_outcomes(failed=1)
+    assert only(pytester, "evidence/latest/*/attempt-1/a-b-c/workspace/test_planted.py").exists()
+    pytester.runpytest("--klavis-artifacts-dir=evidence").assert_outcomes(failed=1)
+
+
+def test_failures_of_setup_and_teardown_count(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        test_it="""
+        import pytest
+
+        @pytest.fixture
+        def broken(local_sandbox):
+            local_sandbox("filesystem", workspace={"a.txt": "x"})
+            assert 0
+
+        def test_setup(broken):
+            pass
+
+        @pytest.fixture
+        def leaves_badly(local_sandbox):
+            box = local_sandbox("filesystem")
+            yield box
+            box.upload({"teardown.txt": "x"})
+            assert 0
+
+        def test_teardown(leaves_badly):
+            pass
+        """
+    )
+    result = pytester.runpytest()
+    result.assert_outcomes(errors=2, passed=1)
+    assert only(pytester, "klavis-artifacts/latest/*test_setup*/attempt-1/local/workspace.tar.gz")
+    changes = only(pytester, "klavis-artifacts/latest/*test_teardown*/attempt-1/local/changes.txt")
+    assert "teardown.txt" in changes.read_text()
+
+
+def test_a_shared_sandbox_is_saved_for_each_failing_test(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        test_it="""
+        import pytest
+
+        @pytest.fixture(scope="module")
+        def box(module_local_sandbox):
+            return module_local_sandbox("filesystem")
+
+        @pytest.mark.parametrize("name", ["a", "b", "c"])
+        def test_it(box, name):
+            box.upload({f"{name}.txt": "x"})
+            assert name == "b"
+        """
+    )
+    pytester.runpytest().assert_outcomes(failed=2, passed=1)
+    first, last = sorted(pytester.path.glob("klavis-artifacts/latest/*/attempt-1/local/changes.txt"))
+    assert first.read_text().split("\n\n")[0].splitlines() == ["A a.txt (+1)"]
+    assert last.read_text().split("\n\n")[0].splitlines() == ["A a.txt (+1)", "A b.txt (+1)", "A c.txt (+1)"]
+
+
+def test_evidence_that_cannot_be_saved_is_told_beside_the_failure(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        test_it="""
+        def test_dump(local_sandbox, klavis_client):
+            klavis_client.release_local_sandbox(local_sandbox("filesystem").id)
+            assert 0, "the agent's own failure"
+        """
+    )
+    result = pytester.runpytest()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*the agent's own failure*", "the state could NOT be saved: *HTTP 404*"])
+    pytester.path.joinpath("file").write_text("")
+    result = pytester.runpytest("--klavis-artifacts-dir=file")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*the agent's own failure*", "*its evidence could not be saved: *"])
+
+
+def test_the_tests_own_files(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        test_it="""
+        import pytest
+
+        @pytest.mark.parametrize("fail", [True, False])
+        def test_it(klavis_artifacts, fail):
+            (klavis_artifacts / "note.txt").write_text("x")
+            assert not fail
+        """
+    )
+    pytester.runpytest().assert_outcomes(failed=1, passed=1)
+    assert only(pytester, "klavis-artifacts/latest/*/attempt-1/files/note.txt")
+    assert len(list(pytester.path.glob("klavis-artifacts/latest/test_it*"))) == 1
+
+
+def test_the_last_runs_are_kept_and_nothing_of_the_users_is_removed(pytester: pytest.Pytester) -> None:
+    root = pytester.mkdir("klavis-artifacts")
+    for number in range(25):
+        (root / f"20200101-{number:06}-aaaaaa").mkdir()
+        (root / f"20200101-{number:06}-aaaaaa" / ".klavis-run").touch()
+    (root / "00000000-mine").mkdir()
+    pytester.makepyfile(test_it=FAILS)
+    pytester.runpytest().assert_outcomes(failed=1, passed=1)
+    runs = [path.name for path in root.iterdir() if (path / ".klavis-run").exists() and not path.is_symlink()]
+    assert len(runs) == 20
+    assert (root / "00000000-mine").is_dir()
+
+
+def test_a_kept_sandbox_is_named(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(test_it=FAILS)
+    result = pytester.runpytest("--klavis-keep=on-failure", "--klavis-ttl=60s")
+    result.assert_outcomes(failed=1, passed=1)
+    result.stdout.fnmatch_lines(["2 acquired, 1 released, 1 kept, 0 leaked*", "kept until its TTL: *"])
+
+
+def test_a_seed_that_cannot_be_put_in_is_an_error_saved_and_released(
+    pytester: pytest.Pytester, cloud: Cloud
+) -> None:
+    cloud.faults = [Fault("POST /local-sandbox/.*/initialize", status=422, body='{"detail": "no gzip"}')]
+    pytester.makepyfile(
+        test_it="""
+        def test_it(local_sandbox):
+            local_sandbox("filesystem", workspace={"a.txt": "x"})
+        """
+    )
+    result = pytester.runpytest()
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*SeedError*could not be put into it*422*no gzip*", "*1 acquired, 1 released, 0 leaked*"])
+    assert only(pytester, "klavis-artifacts/latest/*/attempt-1/local/workspace.tar.gz")
+    assert cloud.held() == []
