@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import anyio
 import mcp
@@ -36,14 +36,14 @@ class AsyncTools:
         self._clients = [mcp.Client(server["url"]) for server in servers.values()]
         self._owner: dict[str, mcp.Client] = {}
 
-    async def __aenter__(self) -> AsyncTools:
+    async def __aenter__(self) -> Self:
         for client in self._clients:
             await client.__aenter__()
             listed = await client.list_tools()
             self._owner |= {tool.name: client for tool in listed.tools}
         return self
 
-    async def __aexit__(self, *exc_info: Any) -> None:
+    async def __aexit__(self, *exc_info: object) -> None:
         for client in reversed(self._clients):
             await client.__aexit__(*exc_info)
 

@@ -3,6 +3,9 @@
 import pytest
 from agent import Agent
 
+PARSE = '        key, value = line.split("=")\n'
+FIXED = '        if "=" not in line:\n            continue\n        key, value = line.split("=", 1)\n'
+
 FIXES = {
     "ledger": (
         "ledger.py",
@@ -13,15 +16,7 @@ FIXES = {
             }
         ],
     ),
-    "parser": (
-        "parser.py",
-        [
-            {
-                "oldText": '        key, value = line.split("=")',
-                "newText": '        if not line.strip():\n            continue\n        key, value = line.split("=", 1)',
-            }
-        ],
-    ),
+    "parser": ("parser.py", [{"oldText": PARSE, "newText": FIXED}]),
 }
 
 

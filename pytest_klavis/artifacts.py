@@ -51,6 +51,11 @@ def begin_run(run: Path) -> None:
         pending.unlink()
 
 
+def run_of(folder: Path) -> Path:
+    """The run's folder that a sandbox's folder (run/test/attempt/sandbox) belongs to."""
+    return folder.parents[2]
+
+
 def forget_old_runs(root: Path) -> None:
     """Remove the runs beyond the last twenty; only folders that this plugin made."""
     runs = sorted(path.parent for path in root.glob(f"*/{MARKER}") if not path.parent.is_symlink())

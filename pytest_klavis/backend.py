@@ -62,7 +62,7 @@ class Owner:
     """This process's hold on the run's embedded server: a locked file, whose content is the process's will.
 
     When the process ends, however it ends, the lock is free and the server carries the will out: JSON lines
-    `{"sandbox": id, "artifacts": "/abs/dir" or null}` and `{"sandbox": id, "keep": true}`.
+    `{"sandbox": id, "artifacts": "/abs/dir" or null, "run": "/abs/run" or null}` and `{"sandbox": id, "keep": true}`.
     """
 
     def __init__(self, run: RunDir) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 from .api import redaction
 from .artifacts import shown
 from .errors import InfraError
-from .handles import LocalSandbox, RemoteSandbox, Sandbox
+from .handles import LocalSandbox, RemoteSandbox
+from .workspace.archive import Limits
 from .workspace.archive import extract as extract_archive
 from .workspace.diff import diff_archives
 
@@ -19,7 +20,14 @@ TEXT_LIMIT = 200_000
 SHOWN_CHANGES = 20
 
 
-def save(sandbox: Sandbox, directory: Path, *, seed: Path | None, facts: Mapping[str, Any], extract: bool) -> str:
+def save(
+    sandbox: LocalSandbox | RemoteSandbox,
+    directory: Path,
+    *,
+    seed: Path | None,
+    facts: Mapping[str, Any],
+    extract: bool,
+) -> str:
     """Save what `sandbox` holds; returns what to say about it in the failure report.
 
     Trouble with one part is told in the text and in `sandbox.json`, and does not stop the others.
@@ -38,16 +46,17 @@ def save(sandbox: Sandbox, directory: Path, *, seed: Path | None, facts: Mapping
     return "\n".join(lines)
 
 
-def _save_state(sandbox: Sandbox, directory: Path, seed: Path | None, *, extract: bool) -> list[str]:
+def _save_state(
+    sandbox: LocalSandbox | RemoteSandbox, directory: Path, seed: Path | None, *, extract: bool
+) -> list[str]:
     if isinstance(sandbox, RemoteSandbox):
         state = sandbox._context.api.dump_sandbox(sandbox._name, sandbox.id)  # noqa: SLF001
         (directory / "data.json").write_text(json.dumps(state, indent=2, default=str) + "\n", "utf-8")
         return ["its state: data.json"]
-    assert isinstance(sandbox, LocalSandbox)
     archive = directory / "workspace.tar.gz"
     sandbox._download(archive, deadline=120.0)  # noqa: SLF001
     if extract:
-        extract_archive(archive, directory / "workspace")
+        extract_archive(archive, directory / "workspace", limits=Limits(portable=False))
     diff = diff_archives(seed, archive)
     summary = diff.summary()
     against = "the seed" if seed else "an empty workspace"

@@ -34,7 +34,7 @@ class LocalSandboxFactory(Protocol):
         workspace: Workspace | None = None,
         data: Data | None = None,
         git: bool = False,
-        benchmark: str | None | Inherit = INHERIT,
+        benchmark: str | Inherit | None = INHERIT,
         account: str | None = None,
         ttl: float | str | None = None,
         name: str | None = None,
@@ -65,7 +65,7 @@ class RemoteSandboxFactory(Protocol):
         server: str,
         *,
         data: Data | None = None,
-        benchmark: str | None | Inherit = INHERIT,
+        benchmark: str | Inherit | None = INHERIT,
         account: str | None = None,
         tags: Mapping[str, str] | None = None,
         ttl: float | str | None = None,
@@ -94,7 +94,7 @@ class SandboxSetFactory(Protocol):
         workspace: Workspace | None = None,
         data: Mapping[str, Data] | None = None,
         git: bool = False,
-        benchmark: str | None | Inherit = INHERIT,
+        benchmark: str | Inherit | None = INHERIT,
         account: str | None = None,
         tags: Mapping[str, str] | None = None,
         ttl: float | str | None = None,
@@ -131,10 +131,9 @@ class _Factory:
         return await anyio.to_thread.run_sync(partial(self._make, *args, **kwargs))
 
     def __getattr__(self, attribute: str) -> NoReturn:
-        example = '["filesystem"]' if "local" in self._name else '["github", "filesystem"]' if self._name.endswith("es") else '"github"'
         raise _NotASandboxError(
             f"{self._name} is a factory, not a sandbox, and has no {attribute!r}: "
-            f"call it first: box = {self._name}({example})"
+            f"call it first: box = {self._name}(...)"
         )
 
     def __repr__(self) -> str:
@@ -158,13 +157,13 @@ def _session(request: pytest.FixtureRequest) -> KlavisSession:
 def _local(request: pytest.FixtureRequest) -> Iterator[LocalSandboxFactory]:
     """Factory of local sandboxes: real MCP servers over a private workspace."""
     with _session(request).leases(request) as lease:
-        yield cast(LocalSandboxFactory, _Factory(str(request.fixturename), one(lease, spec.local_sandbox)))
+        yield cast("LocalSandboxFactory", _Factory(str(request.fixturename), one(lease, spec.local_sandbox)))
 
 
 def _remote(request: pytest.FixtureRequest) -> Iterator[RemoteSandboxFactory]:
     """Factory of remote sandboxes: one SaaS server over a test account."""
     with _session(request).leases(request) as lease:
-        yield cast(RemoteSandboxFactory, _Factory(str(request.fixturename), one(lease, spec.klavis_sandbox)))
+        yield cast("RemoteSandboxFactory", _Factory(str(request.fixturename), one(lease, spec.klavis_sandbox)))
 
 
 local_sandbox = pytest.fixture(_local, name="local_sandbox")
@@ -200,7 +199,7 @@ def klavis_sandboxes(request: pytest.FixtureRequest) -> Iterator[SandboxSetFacto
             by_name = {name: box for (own, _), box in zip(asks, sandboxes, strict=True) for name in own}
             return _sandbox_set({name: by_name[name] for name in names})
 
-        yield cast(SandboxSetFactory, _Factory("klavis_sandboxes", make))
+        yield cast("SandboxSetFactory", _Factory("klavis_sandboxes", make))
 
 
 @pytest.fixture

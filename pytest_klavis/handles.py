@@ -106,7 +106,7 @@ def _guarded(method: Callable[P, T]) -> Callable[P, T]:
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
         __tracebackhide__ = True
         sandbox: Any = args[0]
-        with sandbox._guard():
+        with sandbox._guard():  # noqa: SLF001
             return method(*args, **kwargs)
 
     return call
@@ -178,10 +178,11 @@ class Sandbox(ABC):
         """The servers as a framework takes them; see `pytest_klavis.mcp.config` for each style's shape."""
         return mcp_config(self.servers, style)
 
+    @_guarded
     def connect(self, server: str | None = None) -> AbstractAsyncContextManager[ClientSession]:
         """An initialised MCP `ClientSession` to one server, under asyncio or trio. Needs the extra `[mcp]`."""
         chosen = self._server(server)
-        return connect(chosen.url, chosen.headers, on_error=self._context.report)
+        return connect(chosen.url, chosen.headers, name=chosen.name, on_error=self._context.report)
 
     @_guarded
     def tools(self, server: str | None = None) -> list[ToolInfo]:
@@ -207,11 +208,13 @@ class Sandbox(ABC):
     def env(self) -> dict[str, str]:
         """The environment for an agent's subprocess: this process's, without keys, with the URLs as JSON.
 
-        `KLAVIS_MCP_SERVER_URLS` holds the JSON object of server name to URL.
+        `KLAVIS_MCP_SERVER_URLS` holds the JSON object of server name to URL. No proxy stands
+        between the agent and an embedded server.
         """
         hidden = {"KLAVIS_API_KEY", "BLACKBOX_API_KEY"}
         environment = {key: value for key, value in os.environ.items() if key not in hidden}
-        return environment | {"KLAVIS_MCP_SERVER_URLS": json.dumps(self.urls)}
+        direct = [one for one in (environment.get("NO_PROXY"), "127.0.0.1") if one]
+        return environment | {"KLAVIS_MCP_SERVER_URLS": json.dumps(self.urls), "NO_PROXY": ",".join(direct)}
 
     @abstractmethod
     def info(self) -> Mapping[str, Any]:
@@ -229,7 +232,7 @@ class Sandbox(ABC):
     def _client(self, name: str) -> McpClient:
         if name not in self._clients:
             server = self.servers[name]
-            self._clients[name] = McpClient(server.url, server.headers, timeout=TOOL_TIMEOUT)
+            self._clients[name] = McpClient(server.url, server.headers, timeout=TOOL_TIMEOUT, name=name)
         return self._clients[name]
 
     def _owner_of(self, tool: str) -> Server:

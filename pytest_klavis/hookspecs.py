@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @pytest.hookspec
-def pytest_klavis_acquired(item: pytest.Item, sandbox: Sandbox) -> None:  # type: ignore[empty-body]
+def pytest_klavis_acquired(item: pytest.Item, sandbox: Sandbox) -> None:
     """Called after a sandbox was acquired and seeded, before the test gets it.
 
     Raise `pytest_klavis.InfraError` when the sandbox turns out to be unusable: it is
@@ -21,7 +21,7 @@ def pytest_klavis_acquired(item: pytest.Item, sandbox: Sandbox) -> None:  # type
 
 
 @pytest.hookspec
-def pytest_klavis_artifacts(item: pytest.Item, sandbox: Sandbox, path: Path) -> None:  # type: ignore[empty-body]
+def pytest_klavis_artifacts(item: pytest.Item, sandbox: Sandbox, path: Path) -> None:
     """Called when the evidence of a sandbox was saved in `path`, while the sandbox is still alive.
 
     Write more files into `path`, or upload it.

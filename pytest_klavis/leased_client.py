@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from .api.client import KlavisClient
-from .api.models import AcquireLocalSandboxResponse, CreateSandboxResponse
+from .api.models import AcquireLocalSandboxResponse, CreateSandboxResponse, ReleaseSandboxResponse
 
 if TYPE_CHECKING:
     from .lifecycle import Desk
@@ -33,17 +33,16 @@ class LeasedClient(KlavisClient):
         self.held[answer.local_sandbox_id] = None
         return answer
 
-    def release_sandbox(self, server_name: str, sandbox_id: str) -> Any:
+    def release_sandbox(self, server_name: str, sandbox_id: str, **arguments: Any) -> ReleaseSandboxResponse:
         """As KlavisClient's."""
-        answer = super().release_sandbox(server_name, sandbox_id)
+        answer = super().release_sandbox(server_name, sandbox_id, **arguments)
         self.held.pop(sandbox_id, None)
         return answer
 
-    def release_local_sandbox(self, local_sandbox_id: str) -> Any:
+    def release_local_sandbox(self, local_sandbox_id: str, **arguments: Any) -> None:
         """As KlavisClient's."""
-        answer = super().release_local_sandbox(local_sandbox_id)
+        super().release_local_sandbox(local_sandbox_id, **arguments)
         self.held.pop(local_sandbox_id, None)
-        return answer
 
 
 @contextmanager

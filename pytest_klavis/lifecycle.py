@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from . import catalog
 from .api import redaction
-from .errors import BackendError, InfraError, KlavisError, RequestRefusedError, SeedError, ServerError
+from .artifacts import run_of
+from .errors import BackendError, InfraError, KlavisError, RequestRefusedError, SeedError
 from .evidence import save
-from .handles import Context, LocalSandbox, RemoteSandbox, Sandbox, Server
+from .handles import Context, LocalSandbox, RemoteSandbox, Server
 
 if TYPE_CHECKING:
     from .api.client import KlavisClient
@@ -50,7 +51,7 @@ class Lease:
     """One fixture scope's exclusive hold of one sandbox, from checkout to hand-over."""
 
     order: Order
-    sandbox: Sandbox
+    sandbox: LocalSandbox | RemoteSandbox
     context: Context
     pid: int
     began: float
@@ -63,9 +64,7 @@ class Lease:
 class Desk:
     """Where leases are made and handed over: this process's way to one backend."""
 
-    def __init__(
-        self, endpoint: Endpoint, owner: Owner | None, api: KlavisClient, scratch: Path, tally: Tally
-    ) -> None:
+    def __init__(self, endpoint: Endpoint, owner: Owner | None, api: KlavisClient, scratch: Path, tally: Tally) -> None:
         self.endpoint = endpoint
         self.owner = owner
         self.api = api
@@ -150,10 +149,6 @@ class Desk:
             if self.endpoint.name == "embedded" and _exists_elsewhere(spec):
                 raise UnavailableError(f"the embedded backend has no {spec}:\n{error}") from None
             raise
-        except ServerError as error:
-            if self.endpoint.name == "embedded" and error.status == 503:
-                raise UnavailableError(f"the embedded backend cannot run a {spec}:\n{error}") from None
-            raise
         return Lease(order, sandbox, context, os.getpid(), time.monotonic())
 
     def _local(self, order: Order, context: Context) -> LocalSandbox:
@@ -200,8 +195,10 @@ class Desk:
 
     def _note(self, sandbox_id: str, order: Order) -> None:
         if self.owner is not None:
-            evidence = str(order.evidence) if order.evidence else None
-            self.owner.note({"sandbox": sandbox_id, "artifacts": evidence})
+            will = {"sandbox": sandbox_id, "artifacts": None, "run": None}
+            if order.evidence is not None:
+                will |= {"artifacts": str(order.evidence), "run": str(run_of(order.evidence))}
+            self.owner.note(will)
 
     def _check(self, lease: Lease) -> None:
         details = lease.sandbox._details  # noqa: SLF001  written a few lines above

@@ -13,16 +13,17 @@ from . import spec
 from .errors import SpecError
 from .spec import Ask
 
+SCOPES = ("", "class_", "module_", "package_", "session_")
 FIXTURES = frozenset(
-    {f"{scope}{kind}_sandbox" for scope in ("", "class_", "module_", "package_", "session_") for kind in ("local", "klavis")}
+    {f"{scope}{kind}_sandbox" for scope in SCOPES for kind in ("local", "klavis")}
     | {"klavis_local_sandbox", "klavis_sandboxes", "klavis_client", "_klavis_declared"}
 )
 """A test with one of these can hold a sandbox: it gets the mark `klavis`."""
 DECLARED = ("sandbox", "sandboxes", "klavis_box")
 
 
-def klavis_benchmark(name: str | None) -> str | None:
-    """The benchmark for the acquires of a test that name none; None for none."""
+def klavis_benchmark(name: object) -> object:
+    """Check the argument of the mark: the benchmark of a test's acquires that name none, or None for none."""
     if name is not None and (not isinstance(name, str) or not name):
         raise SpecError(f"klavis_benchmark takes a name such as 'Toolathlon', or None, not {name!r}")
     return name
@@ -84,8 +85,9 @@ def check(item: pytest.Item) -> None:
             "add one to its arguments"
         )
     if "_klavis_declared" not in fixtures:
+        where = _where(item, own[0])
         raise SpecError(
-            f"a mark declares a sandbox ({', '.join(asks)}), but `{own[0]}` is a fixture of your own{_where(item, own[0])}: "
+            f"a mark declares a sandbox ({', '.join(asks)}), but `{own[0]}` is a fixture of your own{where}: "
             "ask for `klavis_box` instead, or rename yours"
         )
 

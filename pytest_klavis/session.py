@@ -60,6 +60,8 @@ class ItemState:
     """What is known of one attempt at one item."""
 
     failed: bool = False
+    in_body: bool = False
+    """The test's body runs: reports that are made now are those of subtests."""
     judged: bool = False
     """The teardown report was made: `failed` is final."""
     infra: list[InfraError] = field(default_factory=list)
@@ -91,7 +93,7 @@ class Use:
 
     @property
     def title(self) -> str:
-        return f"{self.lease.order.spec.kind} sandbox {self.key}"
+        return f"sandbox {self.key!r}: {', '.join(self.lease.sandbox.servers)}"
 
 
 class KlavisSession:
@@ -164,6 +166,16 @@ class KlavisSession:
             if use.fixture in fixtures and not use.lease.over:
                 use.items.append(state)
 
+    @contextmanager
+    def body(self, item: pytest.Item) -> Iterator[None]:
+        """The body of `item` runs."""
+        state = item.stash[STATE]
+        state.in_body = True
+        try:
+            yield
+        finally:
+            state.in_body = False
+
     def record(self, error: InfraError) -> None:
         """Remember an infra error against the item that runs, whatever the test does with it."""
         if self.item is not None and error not in self.item.stash[STATE].infra:
@@ -233,8 +245,7 @@ class KlavisSession:
     def discard(self, lease: Lease) -> None:
         """Hand a lease over at once: it was part of a set that could not be completed."""
         self.uses = [use for use in self.uses if use.lease is not lease]
-        assert self._desk is not None
-        self._desk.hand_over(lease, why="another sandbox of its set could not be acquired")
+        self.open_desk().hand_over(lease, why="another sandbox of its set could not be acquired")
 
     def _lease(self, ask: Ask, request: pytest.FixtureRequest, *, wide: bool) -> Use:
         from .lifecycle import UnavailableError  # noqa: PLC0415

@@ -100,21 +100,30 @@ def _optional(text: str) -> str | None:
 
 
 DEFAULT_BASE_URL = "https://api.klavis.ai"
+WHEN = ("never", "on-failure", "always")
+BACKENDS = ("auto", "cloud", "embedded")
+LEVELS = ("auto", "strict", "landlock", "none")
 OPTIONS = (
-    Option("backend", "auto", _choice("auto", "cloud", "embedded"), "where sandboxes come from: cloud needs KLAVIS_API_KEY; auto is cloud when a key or base URL is set, else embedded", "auto|cloud|embedded"),
-    Option("benchmark", "", _benchmark, "flavour of the servers for every acquire that names none, e.g. MCP_Atlas or Toolathlon", "NAME"),
+    Option(
+        "backend",
+        "auto",
+        _choice(*BACKENDS),
+        "where sandboxes come from; auto is cloud when KLAVIS_API_KEY or a base URL is set, else embedded",
+        "|".join(BACKENDS),
+    ),
+    Option("benchmark", "", _benchmark, "flavour of the servers for every acquire that names none", "NAME"),
     Option("base-url", DEFAULT_BASE_URL, _url, "address of the Klavis API", "URL"),
     Option("region", "us", _choice("us", "asia"), "bucket for uploads and downloads", "us|asia"),
     Option("ttl", "30m", ttl_seconds, "life of a sandbox on the backend, 60s to 24h", "DURATION"),
     Option("acquire-timeout", "10m", seconds, "how long one acquire with its seeding may take", "DURATION"),
-    Option("artifacts", "on-failure", _choice("never", "on-failure", "always"), "when workspace and evidence are saved", "never|on-failure|always"),
+    Option("artifacts", "on-failure", _choice(*WHEN), "when workspaces and evidence are saved", "|".join(WHEN)),
     Option("artifacts-dir", "klavis-artifacts", Path, "where they are saved, in a folder per run", "DIR"),
     Option("artifacts-extract", "off", _switch, "unpack saved workspaces beside the archive", "on|off"),
-    Option("keep", "never", _choice("never", "on-failure", "always"), "leave sandboxes alive until their TTL for a look inside", "never|on-failure|always"),
-    Option("require", "", _switch, "a server that this backend cannot serve is an error (on) or a skip (off); on when CI is set", "on|off"),
-    Option("isolation", "auto", _choice("auto", "strict", "landlock", "none"), "how agent code is confined on the embedded backend", "auto|strict|landlock|none"),
-    Option("python", "", _optional, "interpreter for code servers and run(); a virtual environment adds its packages", "PATH"),
-)  # fmt: skip
+    Option("keep", "never", _choice(*WHEN), "leave sandboxes alive until their TTL", "|".join(WHEN)),
+    Option("require", "", _switch, "a server that the backend lacks is an error (on with CI) or a skip", "on|off"),
+    Option("isolation", "auto", _choice(*LEVELS), "how agent code is confined when embedded", "|".join(LEVELS)),
+    Option("python", "", _optional, "interpreter for agent code; a virtual environment adds its packages", "PATH"),
+)
 
 
 def add_options(parser: pytest.Parser) -> None:

@@ -59,7 +59,7 @@ class Ask:
     workspace: Workspace | None = None
     data: Data | None = None
     git: bool = False
-    benchmark: str | None | Inherit = INHERIT
+    benchmark: str | Inherit | None = INHERIT
     account: str | None = None
     tags: tuple[tuple[str, str], ...] = ()
     ttl: int | None = None
@@ -88,13 +88,13 @@ class Ask:
 FACTORY_OF: Mapping[str, str] = {"local": "local_sandbox", "remote": "klavis_sandbox"}
 
 
-def local_sandbox(  # noqa: PLR0913
+def local_sandbox(
     servers: str | Sequence[str],
     *,
     workspace: Workspace | None = None,
     data: Data | None = None,
     git: bool = False,
-    benchmark: str | None | Inherit = INHERIT,
+    benchmark: str | Inherit | None = INHERIT,
     account: str | None = None,
     ttl: float | str | None = None,
     name: str | None = None,
@@ -117,11 +117,11 @@ def local_sandbox(  # noqa: PLR0913
     )
 
 
-def klavis_sandbox(  # noqa: PLR0913
+def klavis_sandbox(
     server: str,
     *,
     data: Data | None = None,
-    benchmark: str | None | Inherit = INHERIT,
+    benchmark: str | Inherit | None = INHERIT,
     account: str | None = None,
     tags: Mapping[str, str] | None = None,
     ttl: float | str | None = None,
@@ -129,7 +129,9 @@ def klavis_sandbox(  # noqa: PLR0913
 ) -> Ask:
     """Check the arguments of the `klavis_sandbox` factory and mark."""
     if not isinstance(server, str):
-        raise SpecError(f"klavis_sandbox takes one server name, not {server!r}; for several use klavis_sandboxes([...])")
+        raise SpecError(
+            f"klavis_sandbox takes one server name, not {server!r}; for several use klavis_sandboxes([...])"
+        )
     return Ask(
         kind="remote",
         servers=_server_names((server,)),
@@ -142,13 +144,13 @@ def klavis_sandbox(  # noqa: PLR0913
     )
 
 
-def klavis_sandboxes(  # noqa: PLR0913
+def klavis_sandboxes(
     servers: Sequence[str],
     *,
     workspace: Workspace | None = None,
     data: Mapping[str, Data] | None = None,
     git: bool = False,
-    benchmark: str | None | Inherit = INHERIT,
+    benchmark: str | Inherit | None = INHERIT,
     account: str | None = None,
     tags: Mapping[str, str] | None = None,
     ttl: float | str | None = None,
@@ -180,7 +182,9 @@ def split_by_kind(
     for name in names:
         kind = catalog.kind_of(catalog.resolve(name, flavour))
         if kind is None:
-            raise SpecError(f"{name!r} is not in the catalog, so its kind is unknown: ask for it by local_sandbox or klavis_sandbox")
+            raise SpecError(
+                f"{name!r} is not in the catalog, so its kind is unknown: ask for it by local_sandbox or klavis_sandbox"
+            )
         if kind == "local":
             local.append(name)
         else:
@@ -222,7 +226,9 @@ def load_data(data: Data | None, find: Callable[[str], Path]) -> Mapping[str, An
     except (OSError, ValueError) as error:
         raise SpecError(f"data={str(data)!r}: {path} is not readable JSON: {error}") from None
     if not isinstance(loaded, dict):
-        raise SpecError(f"data={str(data)!r}: {path} holds a {type(loaded).__name__}, but a sandbox takes a JSON object")
+        raise SpecError(
+            f"data={str(data)!r}: {path} holds a {type(loaded).__name__}, but a sandbox takes a JSON object"
+        )
     return loaded
 
 
@@ -273,7 +279,7 @@ class Template:
         return re.sub(r"\{([A-Za-z_]\w*)\}", replace, value)
 
 
-def _server_names(names: Sequence[str]) -> tuple[str, ...]:
+def _server_names(names: Sequence[Any]) -> tuple[str, ...]:
     if not names:
         raise SpecError('no server was named; give at least one, for example local_sandbox(["filesystem"])')
     for name in names:
@@ -300,7 +306,7 @@ def _data(data: Any) -> Data | None:
     return data  # type: ignore[no-any-return]
 
 
-def _benchmark(value: Any) -> str | None | Inherit:
+def _benchmark(value: Any) -> str | Inherit | None:
     if isinstance(value, Inherit) or value is None:
         return value
     if not isinstance(value, str) or not value:

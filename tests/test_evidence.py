@@ -26,6 +26,7 @@ FAILS = """
 
 def only(pytester: pytest.Pytester, pattern: str) -> Path:
     [found] = pytester.path.glob(pattern)
+    assert found.exists()
     return found
 
 
@@ -35,7 +36,7 @@ def test_a_failure_keeps_workspace_changes_and_facts(pytester: pytest.Pytester) 
     result.assert_outcomes(failed=1, passed=1)
     result.stdout.fnmatch_lines(
         [
-            "*klavis local sandbox local*",
+            "* klavis sandbox 'local': filesystem *",
             "changed against the seed:",
             "  M changed.txt (+1 -1)",
             "  A new.txt (+1)",
@@ -66,9 +67,9 @@ def test_under_xdist(pytester: pytest.Pytester) -> None:
     result = pytester.runpytest("-n2")
     result.assert_outcomes(failed=1, passed=1)
     result.stdout.fnmatch_lines(
-        ["*klavis local sandbox local*", "  M changed.txt (+1 -1)", "2 acquired, 2 released, 0 leaked*"]
+        ["* klavis sandbox 'local': filesystem *", "  M changed.txt (+1 -1)", "2 acquired, 2 released, 0 leaked*"]
     )
-    assert only(pytester, "klavis-artifacts/latest/test_it.py-test_fails-*/attempt-1/local/workspace.tar.gz")
+    only(pytester, "klavis-artifacts/latest/test_it.py-test_fails-*/attempt-1/local/workspace.tar.gz")
 
 
 def test_dist_each_keeps_the_evidence_of_each_worker(pytester: pytest.Pytester) -> None:
@@ -94,7 +95,7 @@ def test_extracted_and_never_collected(pytester: pytest.Pytester) -> None:
     )
     result = pytester.runpytest("--klavis-artifacts-extract=on", "--klavis-artifacts-dir=evidence")
     result.assert_outcomes(failed=1)
-    assert only(pytester, "evidence/latest/*/attempt-1/a-b-c/workspace/test_planted.py").exists()
+    only(pytester, "evidence/latest/*/attempt-1/a-b-c/workspace/test_planted.py")
     pytester.runpytest("--klavis-artifacts-dir=evidence").assert_outcomes(failed=1)
 
 
@@ -124,7 +125,7 @@ def test_failures_of_setup_and_teardown_count(pytester: pytest.Pytester) -> None
     )
     result = pytester.runpytest()
     result.assert_outcomes(errors=2, passed=1)
-    assert only(pytester, "klavis-artifacts/latest/*test_setup*/attempt-1/local/workspace.tar.gz")
+    only(pytester, "klavis-artifacts/latest/*test_setup*/attempt-1/local/workspace.tar.gz")
     changes = only(pytester, "klavis-artifacts/latest/*test_teardown*/attempt-1/local/changes.txt")
     assert "teardown.txt" in changes.read_text()
 
@@ -179,7 +180,7 @@ def test_the_tests_own_files(pytester: pytest.Pytester) -> None:
         """
     )
     pytester.runpytest().assert_outcomes(failed=1, passed=1)
-    assert only(pytester, "klavis-artifacts/latest/*/attempt-1/files/note.txt")
+    only(pytester, "klavis-artifacts/latest/*/attempt-1/files/note.txt")
     assert len(list(pytester.path.glob("klavis-artifacts/latest/test_it*"))) == 1
 
 
@@ -203,9 +204,7 @@ def test_a_kept_sandbox_is_named(pytester: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["2 acquired, 1 released, 1 kept, 0 leaked*", "kept until its TTL: *"])
 
 
-def test_a_seed_that_cannot_be_put_in_is_an_error_saved_and_released(
-    pytester: pytest.Pytester, cloud: Cloud
-) -> None:
+def test_a_seed_that_cannot_be_put_in_is_an_error_saved_and_released(pytester: pytest.Pytester, cloud: Cloud) -> None:
     cloud.faults = [Fault("POST /local-sandbox/.*/initialize", status=422, body='{"detail": "no gzip"}')]
     pytester.makepyfile(
         test_it="""
@@ -215,6 +214,8 @@ def test_a_seed_that_cannot_be_put_in_is_an_error_saved_and_released(
     )
     result = pytester.runpytest()
     result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["*SeedError*could not be put into it*422*no gzip*", "*1 acquired, 1 released, 0 leaked*"])
-    assert only(pytester, "klavis-artifacts/latest/*/attempt-1/local/workspace.tar.gz")
+    result.stdout.fnmatch_lines(
+        ["*SeedError*could not be put into it*422*no gzip*", "*1 acquired, 1 released, 0 leaked*"]
+    )
+    only(pytester, "klavis-artifacts/latest/*/attempt-1/local/workspace.tar.gz")
     assert cloud.held() == []

@@ -47,9 +47,7 @@ def test_ci_requires(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch)
 def test_a_key_or_a_base_url_means_the_cloud(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     pytester.makepyfile(SHOW)
     result = pytester.runpytest("-s", "--klavis-base-url=https://api.eu.klavis.ai/")
-    result.stdout.fnmatch_lines(
-        ["klavis: cloud at api.eu.klavis.ai, billed to your account (from --klavis-base-url)"]
-    )
+    result.stdout.fnmatch_lines(["klavis: cloud at api.eu.klavis.ai, billed to your account (from --klavis-base-url)"])
     monkeypatch.setenv("KLAVIS_API_KEY", "planted-secret-key")
     result = pytester.runpytest("-s")
     result.stdout.fnmatch_lines(["klavis: cloud at api.klavis.ai, billed to your account (from KLAVIS_API_KEY)"])

@@ -152,7 +152,7 @@ class Guard:
             else:
                 await self._app(scope, receive, watched)
         finally:
-            if status >= 400:
+            if status >= 400 and status != 405:  # MCP clients ask by GET for a stream, and go without
                 text = said[:500].decode(errors="replace").replace("\n", " ")
                 log.warning("%s %s -> %d %s", scope["method"], repr(scope["path"]), status, text)
 

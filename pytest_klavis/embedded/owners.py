@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_klavis import rundir
+from pytest_klavis import artifacts, rundir
 from pytest_klavis.workspace import archive
 
 if TYPE_CHECKING:
@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 class Will:
     """What an owner noted about its sandboxes: where evidence goes, what stays alive."""
 
-    artifacts: dict[str, Path] = field(default_factory=dict)
+    evidence: dict[str, tuple[Path, Path | None]] = field(default_factory=dict)
+    """Sandbox -> the folder for its evidence, and the folder of the run that this belongs to."""
     kept: set[str] = field(default_factory=set)
 
     @classmethod
@@ -39,7 +40,8 @@ class Will:
             if record.get("keep"):
                 will.kept.add(sandbox)
             if isinstance(record.get("artifacts"), str):
-                will.artifacts[sandbox] = Path(record["artifacts"])
+                run = record.get("run")
+                will.evidence[sandbox] = Path(record["artifacts"]), Path(run) if isinstance(run, str) else None
         return will
 
 
@@ -83,20 +85,20 @@ class Owners:
                 sandbox.owner, sandbox.kept = None, True
                 log.info("sandbox %s is kept until its time to live is over", sandbox.id)
                 continue
-            task = asyncio.create_task(self._carry_out(sandbox, will.artifacts.get(sandbox.id), reason))
+            task = asyncio.create_task(self._carry_out(sandbox, will.evidence.get(sandbox.id), reason))
             self._settling[sandbox.id] = task
         for owner in self._wills.keys() - live - {sandbox.owner for sandbox in self._sandboxes}:
             (self._directory / owner).unlink(missing_ok=True)
 
-    async def _carry_out(self, sandbox: Sandbox, artifacts: Path | None, reason: str) -> None:
+    async def _carry_out(self, sandbox: Sandbox, evidence: tuple[Path, Path | None] | None, reason: str) -> None:
         try:
-            if artifacts is not None:
+            if evidence is not None:
                 await sandbox.end_calls(reason)
                 async with sandbox.gate:
                     if not sandbox.gone:
-                        await asyncio.to_thread(_save, sandbox, artifacts, reason)
+                        await asyncio.to_thread(_save, sandbox, *evidence, reason)
         except Exception:
-            log.exception("sandbox %s: its workspace could not be saved in %s", sandbox.id, artifacts)
+            log.exception("sandbox %s: its workspace could not be saved in %s", sandbox.id, evidence)
         finally:
             self._settling.pop(sandbox.id, None)
             self._sandboxes.release(sandbox, reason)
@@ -115,15 +117,20 @@ class Owners:
             await asyncio.wait(list(self._settling.values()), timeout=patience)
 
 
-def _save(sandbox: Sandbox, artifacts: Path, reason: str) -> None:
-    artifacts.mkdir(parents=True, exist_ok=True)
-    unfinished = artifacts / f".workspace-{sandbox.id}.tar.gz"
+def _save(sandbox: Sandbox, folder: Path, run: Path | None, reason: str) -> None:
+    saved = folder / "workspace.tar.gz"
+    if saved.exists():
+        return  # the owner did it before it died
+    if run is not None:
+        artifacts.begin_run(run)
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = folder / f".workspace-{sandbox.id}.tar.gz"
     archive.pack(sandbox.jail.workspace, unfinished, special="skip")
-    unfinished.replace(artifacts / "workspace.tar.gz")
+    unfinished.replace(saved)
     about: dict[str, Any] = {
         "sandbox_id": sandbox.id,
         "servers": list(sandbox.servers),
         "benchmark": sandbox.benchmark,
         "reason": reason,
     }
-    (artifacts / "sandbox.json").write_text(json.dumps(about, indent=2) + "\n")
+    (folder / "sandbox.json").write_text(json.dumps(about, indent=2) + "\n")

@@ -4,36 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import json
 import logging
 import os
 import secrets
 import signal
-import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import uvicorn
-
 from pytest_klavis import rundir
 from pytest_klavis.backend import sweep_dead_runs
-from pytest_klavis.embedded import app as application
 from pytest_klavis.embedded import isolation
-from pytest_klavis.embedded.owners import Owners
-from pytest_klavis.embedded.sandboxes import Sandboxes
 from pytest_klavis.errors import BackendError
 from pytest_klavis.rundir import RunDir
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from pytest_klavis.embedded.isolation import Isolation
+    from pytest_klavis.embedded.owners import Owners
+    from pytest_klavis.embedded.sandboxes import Sandboxes
+
 POLL = 0.2  # seconds between looks at the owners
 LONELY = 0.5  # seconds without an owner after which a run's server ends
-_KEEP_ALIVE = 120  # seconds; longer than clients keep idle connections, or a reused one is closed under a request
-
-_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # what listens everywhere, and how it is reached from here
 
 log = logging.getLogger(__name__)
 
@@ -44,46 +40,6 @@ class Choice:
 
     level: str
     python: str | None
-
-
-class _Uvicorn(uvicorn.Server):
-    """Signals are ours."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-class _Web:
-    """uvicorn on one listening socket."""
-
-    def __init__(self, sock: socket.socket, sandboxes: Sandboxes, doors: application.Doors) -> None:
-        config = uvicorn.Config(
-            application.build(sandboxes, doors),
-            loop="asyncio",
-            http="h11",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            timeout_keep_alive=_KEEP_ALIVE,
-            timeout_graceful_shutdown=3,
-        )
-        self._server = _Uvicorn(config)
-        self._task = asyncio.create_task(self._server.serve([sock]))
-
-    async def started(self) -> None:
-        while not self._server.started:
-            if self._task.done():
-                await self._task
-                raise BackendError("the web server ended as it started")
-            await asyncio.sleep(0.001)
-
-    async def stop(self) -> None:
-        self._server.should_exit = True
-        await self._task
 
 
 def serve_run(run: RunDir, choice: Choice, ready: int | None) -> int:
@@ -109,11 +65,11 @@ def serve_alone(host: str, port: int, hosts: list[str], key: str | None, choice:
     return 0
 
 
-def refuse_open_data(level: str) -> None:
+def refuse_open_data(level: str, data: Path = Path("/data")) -> None:
     """Without isolation, what an agent calls /data would be the host's. Raises BackendError."""
-    if level == "none" and Path("/data").exists():
+    if level == "none" and data.exists():
         raise BackendError(
-            "isolation 'none' is refused because this host has a /data: an agent that names /data means its "
+            f"isolation 'none' is refused because this host has a {data}: an agent that names /data means its "
             "workspace, and its commands would work on the host's files. Use isolation 'strict' or 'landlock'."
         )
 
@@ -132,44 +88,37 @@ def _locked(run: RunDir) -> Iterator[None]:
         os.close(lock)
 
 
-def _listen(host: str, port: int) -> tuple[socket.socket, str]:
-    """A listening socket and its URL as this machine reaches it."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        sock = socket.create_server((host, port), family=family, backlog=1024)
-    except OSError as error:
-        raise BackendError(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
-    # asyncio does this only where it sees IPPROTO_TCP, which create_server leaves out; 40 ms per answer otherwise.
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setblocking(False)
-    shown = _WILDCARDS.get(host, f"[{host}]" if ":" in host else host)
-    return sock, f"http://{shown}:{sock.getsockname()[1]}"
-
-
-async def _sandboxes(run: RunDir, choice: Choice) -> Sandboxes:
+async def _isolation(run: RunDir, choice: Choice) -> Isolation:
+    """The level that works. The slow imports are done while its trial run is waited for."""
     run.interpreter.mkdir(mode=0o755, exist_ok=True)
-    chosen = await isolation.choose(choice.level, choice.python, place=run.interpreter)
+    chosen, _ = await asyncio.gather(
+        isolation.choose(choice.level, choice.python, place=run.interpreter),
+        asyncio.to_thread(importlib.import_module, "pytest_klavis.embedded.web_server"),
+    )
     log.info("isolation: %s (%s), python: %s", chosen.level, chosen.reason, chosen.python)
-    return Sandboxes(run, chosen)
+    return chosen
 
 
 async def _serve_run(run: RunDir, choice: Choice, ready: int | None) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    sandboxes = await _sandboxes(run, choice)
-    owners = Owners(run.owners, sandboxes)
-    sock, url = _listen("127.0.0.1", 0)
+    chosen = await _isolation(run, choice)
+    from pytest_klavis.embedded import app, owners, sandboxes, web_server  # noqa: PLC0415 - loaded by now
+
+    boxes = sandboxes.Sandboxes(run, chosen)
+    users = owners.Owners(run.owners, boxes)
+    sock, url = web_server.listen("127.0.0.1", 0)
     key = secrets.token_urlsafe(32)
-    web = _Web(sock, sandboxes, application.Doors(key, application.loopback_and()))
+    web = web_server.WebServer(sock, boxes, app.Doors(key, app.loopback_and()))
     await web.started()
-    _announce(run, {"url": url, "key": key, "pid": os.getpid(), "isolation": sandboxes.isolation.level})
+    _announce(run, {"url": url, "key": key, "pid": os.getpid(), "isolation": chosen.level})
     if ready is not None:
         os.write(ready, b"1")
         os.close(ready)
     sweep = asyncio.create_task(asyncio.to_thread(_sweep, run.path))
-    place = await _watch(run, owners, sandboxes, stop)
+    place = await _watch(run, users, boxes, stop)
     await web.stop()
-    await sandboxes.close()
+    await boxes.close()
     await sweep
     await asyncio.to_thread(rundir.remove_tree, place)
 
@@ -216,11 +165,14 @@ async def _serve_alone(
     stop = asyncio.Event()
     for ending in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(ending, stop.set)
-    sandboxes = await _sandboxes(run, choice)
-    sock, url = _listen(*address)
-    own = [] if address[0] in _WILDCARDS else [address[0]]
+    chosen = await _isolation(run, choice)
+    from pytest_klavis.embedded import app, sandboxes, web_server  # noqa: PLC0415 - loaded by now
+
+    boxes = sandboxes.Sandboxes(run, chosen)
+    sock, url = web_server.listen(*address)
+    own = [] if address[0] in web_server.WILDCARDS else [address[0]]
     made = key or secrets.token_urlsafe(32)
-    web = _Web(sock, sandboxes, application.Doors(made, application.loopback_and(*own, *hosts)))
+    web = web_server.WebServer(sock, boxes, app.Doors(made, app.loopback_and(*own, *hosts)))
     await web.started()
     print(f"READY {url}", flush=True)  # noqa: T201 - what `serve` promises
     if key is None:
@@ -228,7 +180,7 @@ async def _serve_alone(
     sweep = asyncio.create_task(asyncio.to_thread(_sweep, run.path))
     await stop.wait()
     await web.stop()
-    await sandboxes.close()
+    await boxes.close()
     await sweep
 
 

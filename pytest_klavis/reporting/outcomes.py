@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from .. import artifacts
-from ..errors import InfraError, SpecError
-from ..session import DRAIN_SECONDS, STATE, ItemState, KlavisSession, Use
-from ..timeouts import paused
+from pytest_klavis import artifacts
+from pytest_klavis.errors import InfraError, SpecError
+from pytest_klavis.session import DRAIN_SECONDS, STATE, ItemState, KlavisSession, Use
+from pytest_klavis.timeouts import paused
+
 from .scrub import scrub
 
 SWALLOWED = "The test caught or outlived this error of the infrastructure: nothing is known about the agent."
@@ -28,7 +29,7 @@ def judge(
     _make_error(item, call, report, state)
     # A failing subtest reports through this hook too, before its test does: the flag must stick.
     state.failed = state.failed or report.failed
-    if not hasattr(report, "context"):
+    if not state.in_body:
         if state.failed or (session.settings.artifacts == "always" and phase != "setup"):
             _save(session, item, report, state)
         if phase == "teardown":
@@ -63,8 +64,8 @@ def _make_error(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.Te
     found: list[InfraError | SpecError] = [*behind, *state.infra[state.told :]]
     if isinstance(raised, SpecError):
         found.insert(0, raised)
-    if hasattr(report, "context"):
-        # A subtest: its test is to be an ERROR as well.
+    if state.in_body:
+        # A subtest reports: its test is to be an ERROR as well.
         state.infra += [error for error in behind if error not in state.infra]
     else:
         state.told = len(state.infra)
@@ -93,11 +94,9 @@ def _save(session: KlavisSession, item: pytest.Item, report: pytest.TestReport, 
 
 
 def _saved(session: KlavisSession, item: pytest.Item, use: Use, about: dict[str, Any]) -> str:
-    desk = session.desk
-    assert desk is not None
     try:
         folder = session.claim_folder(item, use)
-        text = desk.save(use.lease, folder, extract=session.settings.artifacts_extract, about=about)
+        text = session.open_desk().save(use.lease, folder, extract=session.settings.artifacts_extract, about=about)
         item.config.hook.pytest_klavis_artifacts(item=item, sandbox=use.lease.sandbox, path=folder)
     except KeyboardInterrupt:
         raise
@@ -112,8 +111,7 @@ def hand_over(session: KlavisSession) -> None:
     for use in [use for use in session.uses if use.lease.over]:
         session.uses.remove(use)
         keep = session.settings.keep == "always" or (session.settings.keep == "on-failure" and use.failed)
-        assert session.desk is not None
-        session.desk.hand_over(use.lease, keep=keep)
+        session.open_desk().hand_over(use.lease, keep=keep)
 
 
 def drain(session: KlavisSession) -> None:

@@ -8,11 +8,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from .. import artifacts
+from pytest_klavis import artifacts
 
 if TYPE_CHECKING:
-    from ..session import KlavisSession
-    from ..settings import Settings
+    from pytest_klavis.session import KlavisSession
+    from pytest_klavis.settings import Settings
 
 
 def header(settings: Settings) -> list[str]:
@@ -49,14 +49,15 @@ def summary(reporter: pytest.TerminalReporter, session: KlavisSession) -> None:
     for what, ids in (("kept until its TTL", tally.kept), ("NOT released", tally.leaked)):
         for sandbox_id in ids:
             reporter.write_line(f"{what}: {sandbox_id}", red=what.startswith("NOT"), bold=True)
-    for nodeid, folder in dict(reversed(tally.saved)).items():
-        reporter.write_line(f"{nodeid}")
-        reporter.write_line(f"  saved in {artifacts.shown(Path(folder))}")
+    for nodeid, saved in dict(reversed(tally.saved)).items():
+        reporter.write_line(nodeid)
+        reporter.write_line(f"  saved in {artifacts.shown(Path(saved))}")
 
 
 def _crashed(reporter: pytest.TerminalReporter) -> list[str]:
-    reports = [one for one in reporter.stats.get("failed", []) if isinstance(one, pytest.TestReport)]
-    return [one.nodeid for one in reports if one.when == "???"]
+    """The tests whose worker died: xdist reports them without saying in which phase."""
+    phases = ("setup", "call", "teardown")
+    return [one.nodeid for one in reporter.stats.get("failed", []) if getattr(one, "when", "call") not in phases]
 
 
 def _duration(seconds: float) -> str:

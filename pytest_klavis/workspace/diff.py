@@ -108,7 +108,7 @@ def diff_archives(before: Path | None, after: Path, *, everything: bool = False)
         is_dir = path.endswith("/")
         if is_dir and _filled(path, new if path in old else old):
             continue  # the files in it tell more
-        changes.append(_change(path, old.get(path), new.get(path), old_texts.get(path), new_texts.get(path)))
+        changes.append(_change(path, _Side(old.get(path), old_texts), _Side(new.get(path), new_texts)))
     return Diff(tuple(changes))
 
 
@@ -151,9 +151,9 @@ def _mode(member: Member) -> str:
     return "755" if member.mode & 0o111 else "644"
 
 
-def _texts(archive: Path, wanted: set[str]) -> dict[str, str]:
-    """The contents of the wanted files that are short UTF-8 text, until there are 8 MiB of them."""
-    found: dict[str, str] = {}
+def _texts(archive: Path, wanted: set[str]) -> dict[str, str | None]:
+    """The contents of the wanted files that are short, until there are 8 MiB of them; None for what is no UTF-8."""
+    found: dict[str, str | None] = {}
     left = MAX_TEXTS
     if not wanted:
         return found
@@ -163,35 +163,49 @@ def _texts(archive: Path, wanted: set[str]) -> dict[str, str]:
             if entry.kind != "file" or entry.path not in wanted or entry.size > min(MAX_TEXT, left):
                 continue
             raw = b"".join(reader.data())
-            if b"\0" not in raw:
-                try:
-                    found[entry.path] = raw.decode()
-                except UnicodeDecodeError:
-                    continue
-                left -= len(raw)
+            left -= len(raw)
+            try:
+                found[entry.path] = None if b"\0" in raw else raw.decode()
+            except UnicodeDecodeError:
+                found[entry.path] = None
     return found
 
 
-def _change(path: str, old: Member | None, new: Member | None, before: str | None, after: str | None) -> Change:
-    status: Status = "A" if old is None else "D" if new is None else "M"
-    comparable = (old is None or before is not None) and (new is None or after is not None)
-    lines = tuple(hunks(before or "", after or "")) if comparable else ()
-    if old and new and (old.kind == "link") != (new.kind == "link"):
-        return Change(status, path, f"{_described(old)} -> {_described(new)}", lines)
-    notes = []
-    if old and new and old.kind != "link" and _mode(old) != _mode(new):
-        notes.append(f"mode {_mode(old)} -> {_mode(new)}")
-    if not comparable and not (old and new and old.digest == new.digest):
-        notes.append(" -> ".join(_described(member) for member in (old, new) if member))
-    elif comparable and not lines and not notes:
-        notes.append("empty")
+@dataclass(frozen=True)
+class _Side:
+    """One path in one of the two archives."""
+
+    member: Member | None
+    texts: dict[str, str | None]
+
+    @property
+    def text(self) -> str | None:
+        """What is compared by lines: nothing has none."""
+        return self.texts.get(self.member.path) if self.member else ""
+
+    def __str__(self) -> str:
+        if self.member is None:
+            return ""
+        if self.member.kind == "dir":
+            return "empty directory"
+        if self.member.kind == "link":
+            return f"link to {printable(self.member.digest)}"
+        if self.member.path not in self.texts:
+            return f"not compared, {self.member.size:,} bytes"
+        return f"{'binary' if self.text is None else 'text'}, {self.member.size:,} bytes"
+
+
+def _change(path: str, old: _Side, new: _Side) -> Change:
+    status: Status = "M" if old.member and new.member else "A" if new.member else "D"
+    if old.text is not None and new.text is not None:
+        lines = tuple(hunks(old.text, new.text))
+        notes = ["empty"] if status != "M" and not lines else []
+    else:
+        lines = ()
+        same = old.member and new.member and old.member.digest == new.member.digest
+        notes = [" -> ".join(filter(None, (str(old), str(new))))] if not same else []
+    if old.member and new.member and old.member.kind == new.member.kind != "link":
+        modes = _mode(old.member), _mode(new.member)
+        if modes[0] != modes[1]:
+            notes.append(f"mode {modes[0]} -> {modes[1]}")
     return Change(status, path, ", ".join(notes), lines)
-
-
-def _described(member: Member) -> str:
-    if member.kind == "dir":
-        return "empty directory"
-    if member.kind == "link":
-        return f"link to {printable(member.digest)}"
-    what = "binary" if member.size <= MAX_TEXT else "not compared"
-    return f"{what}, {member.size:,} bytes"

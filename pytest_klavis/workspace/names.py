@@ -116,40 +116,53 @@ class Links:
 
     def objection(self, path: str) -> str | None:
         """Why the link at `path` cannot be restored, or None when it leads to a place below the root."""
-        # Twice, because on a file system that ignores case `L/..` goes through a link that is called `l`.
-        return self._walk(path, self._links, str) or self._walk(path, self._folded, folded)
-
-    def _walk(self, path: str, links: Mapping[str, str], key: Callable[[str], str]) -> str | None:
-        place = path.split("/")[:-1]
-        target = self._links[path]
-        if target.startswith("/"):
+        if self._links[path].startswith("/"):
             return "an absolute link"
-        todo = target.split("/")[::-1]
+        try:
+            # Twice, because on a file system that ignores case `L/..` goes through a link that is called `l`.
+            self._follow(path, self._links, str)
+            self._follow(path, self._folded, folded)
+        except _LinkRefusedError as reason:
+            return str(reason)
+        return None
+
+    def _follow(self, path: str, links: Mapping[str, str], key: Callable[[str], str]) -> None:
+        place = path.split("/")[:-1]
+        todo = self._links[path].split("/")[::-1]
         hops = 0
         while todo:
-            self._budget -= 1 + len(place)
-            if self._budget < 0:
-                return "a link of a tree with too many long links"
-            part = todo.pop()
-            if part in ("", "."):
-                continue
-            if part == "..":
-                if not place:
-                    return "a link that leads outside"
-                place.pop()
-                continue
-            place.append(part)
-            if len(place) > MAX_DEPTH:
-                return "a link to a place deeper than any file"
-            here = "/".join(place)
-            through = links.get(key(here))
+            self._pay(1 + len(place))
+            _step(place, todo.pop())
+            through = links.get(key("/".join(place))) if place else None
             if through is None:
                 continue
             hops += 1
-            if hops > MAX_HOPS or here == path:
-                return "a link that leads back to itself"
+            if hops > MAX_HOPS:
+                raise _LinkRefusedError("a link that leads back to itself")
             if through.startswith("/"):
-                return "a link that leads outside through another one"
+                raise _LinkRefusedError("a link that leads outside through another one")
             place.pop()
             todo.extend(through.split("/")[::-1])
-        return None if place else "a link to the root itself"
+        if not place:
+            raise _LinkRefusedError("a link to the root itself")
+
+    def _pay(self, cost: int) -> None:
+        self._budget -= cost
+        if self._budget < 0:
+            raise _LinkRefusedError("a link of a tree with too many long links")
+
+
+class _LinkRefusedError(ValueError):
+    """A link that leads where none may; the text says where."""
+
+
+def _step(place: list[str], part: str) -> None:
+    """Go one component on from `place`, which is changed."""
+    if part == "..":
+        if not place:
+            raise _LinkRefusedError("a link that leads outside")
+        place.pop()
+    elif part not in ("", "."):
+        place.append(part)
+        if len(place) > MAX_DEPTH:
+            raise _LinkRefusedError("a link to a place deeper than any file")

@@ -44,12 +44,18 @@ def commit(tree: Path, home: Path, source: str) -> None:
         ("symbolic-ref", "HEAD", "refs/heads/main"),
         ("add", "--all"),
         ("-c", "gc.auto=0", "commit", "--quiet", "--allow-empty", "--no-verify", "--no-gpg-sign", "--message=Seed"),
-        # The index of `add` holds inodes and times of this machine; one made from the commit holds none.
-        ("read-tree", "--reset", "HEAD"),
+        ("read-tree", "HEAD"),
     ):
+        # The index of `add` holds inodes and times of this machine; one made from the commit holds none.
+        index = {} if arguments[0] == "read-tree" else {"GIT_INDEX_FILE": str(home / "index")}
         try:
             done = subprocess.run(
-                ["git", *arguments], cwd=tree, env=environment, capture_output=True, timeout=DEADLINE, check=False
+                ["git", *arguments],
+                cwd=tree,
+                env={**environment, **index},
+                capture_output=True,
+                timeout=DEADLINE,
+                check=False,
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise SeedError(f"{source}: git {arguments[0]} did not run: {error}") from error

@@ -13,12 +13,14 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -54,7 +56,11 @@ class User:
     """One process that holds the run's server, and an HTTP client with its key and owner header."""
 
     def __init__(self, place: Path, run_id: str, isolation: str = "auto") -> None:
-        environment = {**os.environ, "TMPDIR": str(place), "PYTHONPATH": str(REPOSITORY)}
+        environment = {
+            **os.environ,
+            "TMPDIR": str(place),
+            "PYTHONPATH": os.pathsep.join((str(REPOSITORY), os.environ.get("PYTHONPATH", ""))),
+        }
         command = [sys.executable, "-c", _USER, run_id, isolation]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import itertools
 import os
+import tempfile
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,8 +18,7 @@ import pytest
 from pytest_klavis.embedded.isolation import Completed, Isolation, Jail, choose
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from collections.abc import Iterator, Sequence
 
 AS_ROOT = os.geteuid() == 0
 _uids = itertools.count(71_000)
@@ -72,11 +74,19 @@ class Box:
         return path.stat().st_size != before
 
 
+@contextlib.contextmanager
+def open_folder() -> Iterator[Path]:
+    """A temporary directory that other users can pass through, as the run directory of the server.
+
+    Not tmp_path: pytest closes what is above that to others, whenever one starts.
+    """
+    with tempfile.TemporaryDirectory(prefix="klavis-test-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
+
+
 def make_box(isolation: Isolation, top: Path, name: str = "box") -> Box:
-    """A sandbox below `top`, which other users can pass through, as the run directory of the server."""
-    for path in (top, *top.parents[:2]):
-        if path.stat().st_uid == os.geteuid():
-            path.chmod(path.stat().st_mode | 0o711)
     folder = top / name
     folder.mkdir(mode=0o755)
     jail = Jail(folder / "workspace", folder / "scratch", next(_uids) if AS_ROOT else None)

@@ -1,4 +1,4 @@
-"""A workspace with the best isolation that this machine has, for the tests of the tools that start processes."""
+"""A workspace with real isolation, for the tests of the tools that start processes."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 _UID = 59_321  # of the workspace, when the tests run as root
 
 
+LEVELS = ["strict", "landlock"]
+
+
 @cache
-def best_isolation() -> Isolation:
-    found = asyncio.run(choose())
-    if found.level == "unavailable":
-        pytest.skip(f"no isolation works on this machine: {found.reason}")
-    return found
+def _isolation(level: str) -> Isolation:
+    return asyncio.run(choose(level))
 
 
 @dataclass
@@ -64,8 +64,11 @@ class Box:
 
 
 @contextmanager
-def new_box() -> Iterator[Box]:
-    isolation = best_isolation()
+def new_box(level: str = "auto") -> Iterator[Box]:
+    """A new, empty workspace; skips the test where the level (or, for "auto", every level) does not work."""
+    isolation = _isolation(level)
+    if isolation.level == "unavailable":
+        pytest.skip(f"isolation {level!r} does not work on this machine: {isolation.reason}")
     # Not pytest's tmp_path: another user cannot go through that.
     home = Path(tempfile.mkdtemp(prefix="pytest-klavis-test-"))
     uid = _UID if os.geteuid() == 0 else None

@@ -21,12 +21,19 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_klavis.embedded.isolation import Limits, seccomp
-from tests.embedded.isolation_support import AS_ROOT, Box, level_or_skip, make_box
+from tests.embedded.isolation_support import AS_ROOT, Box, level_or_skip, make_box, open_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the levels are Linux's")
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    with open_folder() as folder:
+        yield folder
+
 
 TOKEN = "KLAVIS-TOKEN-THAT-NOBODY-MAY-READ"
 
@@ -65,16 +72,15 @@ class Target:
         return done.stdout.decode(errors="replace") + done.stderr.decode(errors="replace")
 
 
-def _target(name: str, tmp_path: Path) -> Iterator[Target]:
+def _target(name: str, place: Path) -> Iterator[Target]:
     isolation = level_or_skip(name)
-    box, other = make_box(isolation, tmp_path), make_box(isolation, tmp_path, "other")
+    box, other = make_box(isolation, place), make_box(isolation, place, "other")
     (other.workspace / "answer.txt").write_text(TOKEN)
     if not AS_ROOT:
         other.workspace.chmod(0o755)
-    tmp_path.chmod(0o755)
-    secret = tmp_path / "secret.txt"
+    secret = place / "secret.txt"
     secret.write_text(TOKEN)
-    folder = tmp_path / "open"
+    folder = place / "open"
     folder.mkdir()
     folder.chmod(0o777)
     with contextlib.ExitStack() as stack:
@@ -93,7 +99,11 @@ def _target(name: str, tmp_path: Path) -> Iterator[Target]:
             path.chmod(0o777)
         # A process of the sandbox's own user, so that permissions alone do not protect it.
         victim = subprocess.Popen(
-            ["sleep", "600"], env={"PATH": os.environ["PATH"], "KLAVIS_API_KEY": TOKEN}, user=box.jail.uid
+            ["sleep", "600"],
+            env={"PATH": os.environ["PATH"], "KLAVIS_API_KEY": TOKEN},
+            user=box.jail.uid,
+            group=box.jail.uid,
+            extra_groups=[] if AS_ROOT else None,
         )
         stack.callback(victim.wait)
         stack.callback(victim.kill)
@@ -101,13 +111,13 @@ def _target(name: str, tmp_path: Path) -> Iterator[Target]:
 
 
 @pytest.fixture(params=["strict", "landlock"])
-def target(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Target]:
-    yield from _target(request.param, tmp_path)
+def target(request: pytest.FixtureRequest, place: Path) -> Iterator[Target]:
+    yield from _target(request.param, place)
 
 
 @pytest.fixture
-def unprotected(tmp_path: Path) -> Iterator[Target]:
-    yield from _target("none", tmp_path)
+def unprotected(place: Path) -> Iterator[Target]:
+    yield from _target("none", place)
 
 
 SYSCALL = """
@@ -155,6 +165,12 @@ ATTACKS = {
     "send to a socket file from a raw pair": (
         "socket.socketpair(socket.AF_UNIX, socket.SOCK_RAW)[0].sendto(b'x', DATAGRAM); print('ESCAPED')"
     ),
+    "limit a process": (
+        "import resource; resource.prlimit(int(VICTIM), resource.RLIMIT_CPU, (1, 1)); print('ESCAPED')"
+    ),
+    "slow down a process": "os.setpriority(os.PRIO_PROCESS, int(VICTIM), 19); print('ESCAPED')",
+    "slow down a user": "os.setpriority(os.PRIO_USER, 0, 19); print('ESCAPED', os.getpriority(0, int(VICTIM)))",
+    "signal everybody": "os.kill(-1, 0); print('ESCAPED')",
     "trace": SYSCALL + "refused({'x86_64': 101}.get(os.uname().machine, 117), 0, 0, 0, 0)",
     "make a user namespace": SYSCALL + "refused({'x86_64': 272}.get(os.uname().machine, 97), 0x10000000)",
     "clone into a user namespace": (
@@ -242,14 +258,21 @@ def test_other_kinds_of_sockets(target: Target) -> None:
     assert "ESCAPED" not in said
 
 
-def test_strict_has_a_loopback_of_its_own(tmp_path: Path) -> None:
-    box = make_box(level_or_skip("strict"), tmp_path)
+def test_strict_has_a_loopback_of_its_own(place: Path) -> None:
+    box = make_box(level_or_skip("strict"), place)
     done = box.python(
         "import socket\n"
         "server = socket.create_server(('127.0.0.1', 0))\n"
         "client = socket.create_connection(server.getsockname()); print(server.accept()[1] == client.getsockname())"
     )
     assert done.stdout == b"True\n", done.stderr
+
+
+def test_no_memory_is_shared_with_the_machine(target: Target) -> None:
+    """System V segments: refused, or those of a namespace, which ends with the command."""
+    before = Path("/proc/sysvipc/shm").read_text()
+    target.attack("ctypes.CDLL(None).shmget(4711, 4096, 0o1666)")
+    assert Path("/proc/sysvipc/shm").read_text() == before
 
 
 # -- users and privileges
@@ -518,6 +541,20 @@ def test_filter_of_sockets(machine: str) -> None:
     assert _decide(closed, call.audit, call.pair, 30, 1) == EPERM
 
 
+def test_filter_of_what_reaches_for_other_processes() -> None:
+    closed, private = (seccomp.program(sockets=sockets, machine="x86_64") for sockets in (False, True))
+    prlimit, setpriority, kill, shmget = 302, 141, 62, 29
+    assert [_decide(closed, X86, prlimit, pid) for pid in (0, 1)] == [ALLOW, EPERM]
+    assert [_decide(closed, X86, setpriority, which, who) for which, who in ((0, 0), (0, 9), (2, 0))] == [
+        ALLOW,
+        EPERM,
+        EPERM,
+    ]
+    assert [_decide(closed, X86, kill, pid & 0xFFFFFFFFFFFFFFFF) for pid in (-1, 0, 7, -7)] == [EPERM, *[ALLOW] * 3]
+    assert _decide(closed, X86, shmget) == EPERM
+    assert [_decide(private, X86, number, 5) for number in (prlimit, setpriority, kill, shmget)] == [ALLOW] * 4
+
+
 def test_filter_refuses_x32() -> None:
     assert _decide(seccomp.program(sockets=True, machine="x86_64"), X86, 0x40000000) == EPERM
 
@@ -530,16 +567,14 @@ def test_filter_is_missing_for_other_processors() -> None:
 # -- both kinds of users
 
 
-def test_everything_holds_for_a_plain_user_too(tmp_path: Path) -> None:
+def test_everything_holds_for_a_plain_user_too(place: Path) -> None:
     """The rest of this suite, as somebody else: root and plain users take different ways."""
     if not AS_ROOT:
         pytest.skip("this is a plain user already")
     uid = 65_000
-    folder = tmp_path / "theirs"
+    folder = place / "theirs"
     folder.mkdir()
     os.chown(folder, uid, uid)
-    for path in (tmp_path, *tmp_path.parents[:2]):
-        path.chmod(0o755)
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     here = str(Path(__file__).parents[2])
     packages = [path for path in sys.path if "site-packages" in path]

@@ -10,15 +10,26 @@ import sys
 import time
 import venv
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_klavis.embedded.isolation import BadCommandError, IsolationError, Limits, choose
 from pytest_klavis.embedded.isolation.bubblewrap import find_bwrap
 from pytest_klavis.embedded.isolation.supervisor import descendants
-from tests.embedded.isolation_support import AS_ROOT, Box, level, level_or_skip, make_box
+from tests.embedded.isolation_support import AS_ROOT, Box, level, level_or_skip, make_box, open_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the levels are Linux's")
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    with open_folder() as folder:
+        yield folder
+
 
 # A daemon: double fork, sessions of its own, writes to a file for ever and keeps the output pipes open.
 DAEMON = """
@@ -27,6 +38,8 @@ if os.fork() == 0:
     os.setsid()
     if os.fork() == 0:
         os.setsid()
+        with open("pid", "w") as file:
+            file.write(str(os.getpid()))
         while True:
             with open("beat", "a") as file:
                 file.write("x")
@@ -45,9 +58,9 @@ import os, time
 for _ in range(3):
     if os.fork() == 0:
         while True:
-            os.setsid() if os.getpid() % 3 == 0 and os.getsid(0) != os.getpid() and os.getpgrp() != os.getpid() else 0
             if os.fork():
                 os._exit(0)
+            os.setsid()
             with open("beat", "a") as file:
                 file.write("x")
 while not os.path.exists("beat"):
@@ -56,8 +69,8 @@ while not os.path.exists("beat"):
 
 
 @pytest.fixture(params=["strict", "landlock", "none"])
-def box(request: pytest.FixtureRequest, tmp_path: Path) -> Box:
-    return make_box(level_or_skip(request.param), tmp_path)
+def box(request: pytest.FixtureRequest, place: Path) -> Box:
+    return make_box(level_or_skip(request.param), place)
 
 
 # -- what comes back
@@ -182,6 +195,16 @@ def test_a_daemon_is_gone_when_run_returns(box: Box) -> None:
     assert not box.still_grows("beat")
 
 
+def test_the_daemon_outlives_a_plain_subprocess(place: Path) -> None:
+    """So the test above can fail."""
+    box = make_box(level_or_skip("none"), place)
+    subprocess.run([sys.executable, "-c", DAEMON], cwd=box.workspace, stdout=subprocess.DEVNULL, check=True)
+    try:
+        assert box.still_grows("beat")
+    finally:
+        os.kill(int((box.workspace / "pid").read_text()), signal.SIGKILL)
+
+
 def test_processes_that_run_away_are_gone_too(box: Box) -> None:
     done = box.python(RUNNER_AWAY, timeout=20)
     assert done.exit_code == 0, done
@@ -232,8 +255,9 @@ asyncio.run(main(*sys.argv[1:]))
 
 
 def test_commands_end_with_the_server(box: Box) -> None:
-    arguments = [box.isolation.level, box.jail.workspace, box.jail.scratch, str(box.jail.uid or 0), DAEMON]
-    with subprocess.Popen([sys.executable, "-c", SERVER, *arguments]) as server:
+    arguments = [box.isolation.level, str(box.jail.workspace), str(box.jail.scratch), str(box.jail.uid or 0), DAEMON]
+    environment = {**os.environ, "TMPDIR": str(box.jail.scratch.parent)}
+    with subprocess.Popen([sys.executable, "-c", SERVER, *arguments], env=environment) as server:
         deadline = time.monotonic() + 20
         while not (box.workspace / "beat").exists():
             assert server.poll() is None
@@ -273,7 +297,7 @@ def test_working_directories_that_lead_out_or_nowhere(box: Box, cwd: str) -> Non
         box.run(["pwd"], cwd=cwd)
 
 
-@pytest.mark.parametrize("argv", [[], [""], "ls", ["a\0b"], ["\ud800"]])
+@pytest.mark.parametrize("argv", [[], [""], "ls", ["a\0b"], ["\ud800"], ["true", "x" * 3_000_000]])
 def test_argv_that_no_kernel_would_take(box: Box, argv: list[str]) -> None:
     with pytest.raises(BadCommandError):
         box.run(argv)
@@ -298,10 +322,10 @@ def test_python_has_no_packages_of_the_host(box: Box) -> None:
 
 
 @pytest.mark.parametrize("name", ["strict", "landlock", "none"])
-def test_a_virtual_environment_adds_its_packages(name: str, tmp_path: Path) -> None:
+def test_a_virtual_environment_adds_its_packages(name: str, place: Path) -> None:
     level_or_skip(name)
     base = "/usr/bin/python3" if AS_ROOT and Path("/usr/bin/python3").exists() else sys.executable
-    environment = tmp_path / "environment"
+    environment = place / "environment"
     if base == sys.executable:
         venv.create(environment, symlinks=True)
     elif subprocess.run(
@@ -310,11 +334,9 @@ def test_a_virtual_environment_adds_its_packages(name: str, tmp_path: Path) -> N
         pytest.skip(f"{base} makes no virtual environments")
     (packages,) = environment.glob("lib/python3*/site-packages")
     (packages / "harness_of_ours.py").write_text("WHERE = __file__\n")
-    for path in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        path.chmod(0o755)
     isolation = asyncio.run(choose(name, str(environment)))
     assert isolation.level == name, isolation.reason
-    box = make_box(isolation, tmp_path)
+    box = make_box(isolation, place)
     done = box.python("import harness_of_ours; print(harness_of_ours.WHERE)")
     assert done.stdout.decode().strip() == str(packages / "harness_of_ours.py"), done.stderr
     assert box.python("import harness_of_ours as h; open(h.WHERE, 'a')").exit_code != 0 or name == "none"
@@ -339,14 +361,14 @@ def test_unknown_levels_are_refused() -> None:
         asyncio.run(choose("strictest"))
 
 
-def test_where_nothing_works_a_run_says_what_to_do(tmp_path: Path) -> None:
-    isolation = asyncio.run(choose("auto", str(tmp_path / "missing")))
-    box = make_box(isolation, tmp_path)
+def test_where_nothing_works_a_run_says_what_to_do(place: Path) -> None:
+    isolation = asyncio.run(choose("auto", str(place / "missing")))
+    box = make_box(isolation, place)
     with pytest.raises(IsolationError, match=r"commands cannot be run.*missing(.|\n)*--klavis-isolation none"):
         box.sh("true")
 
 
-def test_none_is_refused_where_the_machine_has_a_data_directory(tmp_path: Path) -> None:
+def test_none_is_refused_where_the_machine_has_a_data_directory(place: Path) -> None:
     """A machine with /data, made of this one."""
     level_or_skip("strict")
     here = [word for entry in Path("/").iterdir() if entry.name != "data" for word in ("--dev-bind", entry, entry)]
@@ -359,10 +381,29 @@ def test_none_is_refused_where_the_machine_has_a_data_directory(tmp_path: Path) 
         capture_output=True,
         text=True,
         check=True,
-        env={**os.environ, "TMPDIR": str(tmp_path)},
+        env={**os.environ, "TMPDIR": str(place)},
     )
     assert answer.stdout.startswith("unavailable")
     assert "/data" in answer.stdout
+
+
+def test_where_namespaces_are_refused_it_says_so_and_takes_the_next(place: Path) -> None:
+    level_or_skip("strict")
+    code = (
+        "import asyncio; from pytest_klavis.embedded.isolation import choose\n"
+        "found = asyncio.run(choose()); print(found.level, found.reason)"
+    )
+    answer = subprocess.run(
+        [find_bwrap(), "--unshare-user", "--disable-userns", "--dev-bind", "/", "/", "--", sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "TMPDIR": str(place)},
+    )
+    # Who was root is nobody else in there, and cannot become a sandbox's user.
+    assert answer.stdout.split()[0] in ("unavailable" if AS_ROOT else "landlock", "unavailable")
+    why = "root cannot give files to another user" if AS_ROOT else "bubblewrap could not set up the sandbox"
+    assert f"strict: {why}" in answer.stdout
 
 
 def test_root_needs_a_uid_for_each_sandbox(box: Box) -> None:

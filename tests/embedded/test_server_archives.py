@@ -156,5 +156,7 @@ def test_an_upload_that_is_cut_off_leaves_nothing(user: User) -> None:
 
 def test_what_an_agent_made_strange_does_not_stop_a_dump(user: User) -> None:
     sandbox = user.acquire("terminal")["local_sandbox_id"]
-    user.run(sandbox, "sh", "-c", "mkfifo pipe; ln -s /etc/passwd out; echo t > f; mkdir shut; echo s > shut/s; chmod 0 shut")
+    user.run(
+        sandbox, "sh", "-c", "mkfifo pipe; ln -s /etc/passwd out; echo t > f; mkdir shut; echo s > shut/s; chmod 0 shut"
+    )
     assert user.download(sandbox)["f"] == "t\n"

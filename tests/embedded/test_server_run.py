@@ -77,12 +77,18 @@ def test_a_directory_that_is_not_there_is_the_callers_mistake(user: User, box: s
 
 def test_files_win_over_the_agents_and_are_gone_afterwards(user: User, box: str) -> None:
     user.upload(box, {"tests/test_a.py": "agent", "tests/own.py": "own", "elsewhere/x": "x"})
-    user.run(box, "sh", "-c", "ln -s elsewhere linked; mkdir -p check.py/sub; echo deep > check.py/sub/file; ln -s /etc e")
+    user.run(
+        box, "sh", "-c", "ln -s elsewhere linked; mkdir -p check.py/sub; echo deep > check.py/sub/file; ln -s /etc e"
+    )
     before = user.download(box)
     listing = user.run(box, "sh", "-c", "ls -lR . | grep -v ^total")["stdout"]
     done = user.run(
         box,
-        *("sh", "-c", "cat tests/test_a.py tests/own.py check.py linked/x e/passwd new/one; test ! -h linked && echo dir"),
+        *(
+            "sh",
+            "-c",
+            "cat tests/test_a.py tests/own.py check.py linked/x e/passwd new/one; test ! -h linked && echo dir",
+        ),
         files=_files({"tests/test_a.py": "1", "check.py": "2", "linked/x": "3", "e/passwd": "4", "new/one": "5"}),
     )
     assert (done["stdout"], done["exit_code"]) == ("1own2345dir\n", 0)
@@ -126,7 +132,9 @@ def test_a_running_command_ends_with_its_sandbox(user: User, box: str, how: str,
     )
     thread.start()
     wait_until(lambda: processes_with(f"{marker}-escaped"))
-    ended = user.api.delete(f"/local-sandbox/{box}") if how == "delete" else user.api.post(f"/local-sandbox/{box}/reset")
+    ended = (
+        user.api.delete(f"/local-sandbox/{box}") if how == "delete" else user.api.post(f"/local-sandbox/{box}/reset")
+    )
     assert ended.status_code == 200
     thread.join(20)
     assert answers[0].status_code == (404 if how == "delete" else 409)

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.embedded.sandboxed import Box, new_box
+from tests.embedded.sandboxed import LEVELS, Box, new_box
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-@pytest.fixture(scope="module")
-def box() -> Iterator[Box]:
-    with new_box() as box:
+@pytest.fixture(scope="module", params=LEVELS)
+def box(request: pytest.FixtureRequest) -> Iterator[Box]:
+    with new_box(request.param) as box:
         yield box
 
 

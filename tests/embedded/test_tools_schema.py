@@ -104,10 +104,10 @@ def patched(old: str, diff: str) -> str:
     made: list[str] = []
     at = 0
     for hunk in diff.split("@@ -")[1:]:
-        header, _, body = hunk.replace("\n\\ No newline at end of file\n", "").partition(" @@\n")
+        header, _, body = hunk.replace("\n\\ No newline at end of file\n", "\0").partition(" @@\n")
         first, count = map(int, header.split(" ")[0].split(","))
         start = first - 1 if count else first
-        shown = re.findall(r"[ +-][^\n]*\n?", body)
+        shown = [line.removesuffix("\0") for line in re.findall(r"[ +-][^\n\0]*[\n\0]", body)]
         assert [line[1:] for line in shown if line[0] != "+"] == lines[start : start + count]
         made += [*lines[at:start], *(line[1:] for line in shown if line[0] != "-")]
         at = start + count

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 import anyio
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.clients.embedded import Box, Server
+
+FRAMEWORKS = ("agents", "claude_agent_sdk", "fastmcp", "langchain_mcp_adapters", "pydantic_ai")
+if not any(map(find_spec, FRAMEWORKS)):
+    pytest.skip("no agent framework is installed: tox -m frameworks", allow_module_level=True)
 
 HEADERS = {"x-email-config": "e30="}
 

@@ -7,9 +7,12 @@ import io
 import os
 import stat
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 END = bytes(1024)
 
@@ -119,6 +122,11 @@ class Fact:
 def facts(root: Path, *, without: Path | None = None) -> dict[str, Fact]:
     """Every path below `root` with all that an archive could change about it."""
     return {str(path.relative_to(root)): _fact(path) for path in _walk(root) if path != without}
+
+
+def names(folder_: Path) -> list[str]:
+    """What is in a directory, sorted."""
+    return sorted(path.name for path in folder_.iterdir())
 
 
 def _walk(root: Path) -> Iterator[Path]:

@@ -150,7 +150,7 @@ CASES = [
     # the shapes of the tarfile CVEs
     Case(
         "53-realpath-overflow",  # CVE-2025-4517: a chain too long for realpath, then a link and a write through it
-        lambda place: targz(
+        lambda _: targz(
             *(part for n in range(16) for part in _step(n)),
             symlink("/".join("ab"[n % 2] for n in range(16)) + "/up", "../" * 16),
             symlink("escape", "a/b/a/up/../../outside"),
@@ -226,7 +226,11 @@ def found_in(root: Path) -> dict[str, bytes | str]:
     found: dict[str, bytes | str] = {}
     for name, fact in facts(root).items():
         found[name] = (
-            os.fsdecode(fact.content) if fact.kind == stat.S_IFLNK else "" if fact.kind == stat.S_IFDIR else fact.content
+            os.fsdecode(fact.content)
+            if fact.kind == stat.S_IFLNK
+            else ""
+            if fact.kind == stat.S_IFDIR
+            else fact.content
         )
     return found
 

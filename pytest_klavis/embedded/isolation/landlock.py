@@ -24,14 +24,15 @@ SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _READABLE = ("/usr", "/lib", "/lib32", "/lib64", "/libx32", "/bin", "/sbin", "/etc/ld.so.cache", "/etc/alternatives")
 _DEVICES_READ = ("/dev/zero", "/dev/urandom", "/dev/random", "/dev/full")
 _DATA = "/data"  # agents name files that way; processes see the real path
+_OLDEST = 3  # before that files outside could be truncated
 _SCOPED = syscalls.SCOPE_ABSTRACT_UNIX | syscalls.SCOPE_SIGNAL
 
 
 def check_kernel() -> int:
     """Version of Landlock, where it and the filter can be had. Raises IsolationError."""
     abi = syscalls.landlock_abi()
-    if abi < 1:
-        raise IsolationError("this kernel has no Landlock (Linux 5.13 or newer, with `landlock` among its lsm=)")
+    if abi < _OLDEST:
+        raise IsolationError("this kernel's Landlock is too old or off (Linux 6.2 or newer, `landlock` among its lsm=)")
     if not seccomp.supported():
         raise IsolationError("there is no system call filter for this processor (x86_64 and aarch64 have one)")
     return abi

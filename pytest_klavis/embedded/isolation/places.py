@@ -26,11 +26,14 @@ def open_directory(workspace: Path, cwd: str, roots: Sequence[str]) -> tuple[int
 
     cwd: relative to the workspace, or absolute below one of `roots` (the workspace as its processes see it).
     Returns a descriptor, to be closed by the caller, and the path relative to the workspace ("." for itself).
-    Raises BadCommandError.
+    Raises BadCommandError, and IsolationError when the workspace itself is missing.
     """
     if "\0" in cwd:
         raise BadCommandError(f"working directory {cwd!r} has a NUL byte in it")
-    stack = [(os.open(workspace, _DIRECTORY), "")]
+    try:
+        stack = [(os.open(workspace, _DIRECTORY), "")]
+    except OSError as error:
+        raise IsolationError(f"the workspace is not there: {error}") from error
     links = 0
     try:
         todo = _steps(cwd, cwd, roots, stack)

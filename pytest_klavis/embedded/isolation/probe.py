@@ -66,7 +66,8 @@ async def choose(level: str = "auto", python: str | None = None, *, place: Path 
         found = await _try_level(name, python, made, failures)
         if found is not None:
             return found
-    return none.Unavailable(_advice(level, failures))
+    hint = "" if level == "none" else "\nCommands that you trust can be run with --klavis-isolation none."
+    return none.Unavailable(_explained(failures) + hint)
 
 
 def probe_sync(level: str = "auto", python: str | None = None) -> Isolation:
@@ -79,10 +80,10 @@ async def _try_level(level: str, python: str | None, place: Path, failures: list
     why = ""
     for candidate in candidates(python):
         try:
-            make = _MAKERS[level]("; ".join(failures))
+            make = _MAKERS[level](_explained(failures))
             isolation = make(describe(candidate, place, own_packages=own_packages), place)
             await _prove(isolation)
-        except IsolationError as error:
+        except (IsolationError, OSError) as error:
             why = why or f"{level}: {error}"  # of the first interpreter: the others are stand-ins
         else:
             return isolation
@@ -124,7 +125,10 @@ async def _prove(isolation: Isolation) -> None:
         for path in (jail.workspace, jail.scratch):
             path.mkdir(mode=0o755)
         if uid is not None:
-            os.chown(jail.workspace, uid, uid)
+            try:
+                os.chown(jail.workspace, uid, uid)
+            except OSError as error:
+                raise IsolationError(f"root cannot give files to another user here ({error.strerror})") from error
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         code = _CHECK_NONE if isolation.level == "none" else _CHECK
@@ -137,18 +141,16 @@ async def _prove(isolation: Isolation) -> None:
             )
 
 
-def _advice(level: str, failures: list[str]) -> str:
+def _explained(failures: list[str]) -> str:
+    """The failures, and what can be done about the one that is known."""
     text = "; ".join(failures)
-    if level == "none":
-        return text
-    advice = []
     with suppress(OSError):
         if _APPARMOR.read_text(encoding="ascii").strip() == "1" and "bubblewrap could not" in text:
-            advice.append(
-                "AppArmor keeps user namespaces from bubblewrap here: "
-                "`sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`"
+            text += (
+                "\nAppArmor keeps user namespaces from bubblewrap here: "
+                "`sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0` allows them"
             )
-    return "\n".join([text, *advice, "Commands that you trust can be run with --klavis-isolation none."])
+    return text
 
 
 def _temporary_place() -> Path:

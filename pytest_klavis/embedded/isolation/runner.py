@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from pytest_klavis.embedded.isolation import syscalls
 from pytest_klavis.embedded.isolation.model import BadCommandError, Completed, IsolationError
 from pytest_klavis.embedded.isolation.places import disk_usage
 
@@ -87,8 +88,9 @@ def resource_limits(limits: Limits, processes: int | None) -> list[tuple[int, tu
         (resource.RLIMIT_CPU, limits.cpu_seconds, limits.cpu_seconds + 1),
         (resource.RLIMIT_FSIZE, limits.file_size, limits.file_size),
         (resource.RLIMIT_NOFILE, limits.open_files, limits.open_files),
-        (resource.RLIMIT_AS, limits.memory, limits.memory),
     ]
+    if syscalls.LINUX:  # macOS does not enforce it
+        wanted.append((resource.RLIMIT_AS, limits.memory, limits.memory))
     if processes is not None:
         wanted.append((resource.RLIMIT_NPROC, processes, processes))
     chosen = []
@@ -197,6 +199,8 @@ class _Run:
             except FileNotFoundError as error:
                 return _not_run(_NOT_FOUND, error, began)
             except OSError as error:
+                if error.errno == errno.E2BIG:
+                    raise BadCommandError("argv and the environment are longer than the kernel takes") from error
                 if error.filename is None:  # not from execve: the machine has no more processes or descriptors
                     raise IsolationError(f"no process could be started: {error}") from error
                 return _not_run(_CANNOT_EXECUTE, error, began)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import platform
 import struct
 
@@ -66,6 +67,35 @@ _REFUSED: dict[str, tuple[int | None, int | None]] = {
     "ioperm": (173, None),
     "vhangup": (153, 58),
 }
+# Refused where the IPC namespace is the machine's: segments and queues of the same user would be within reach.
+_SHARED_IPC: dict[str, tuple[int, int]] = {
+    "shmget": (29, 194),
+    "shmat": (30, 196),
+    "shmctl": (31, 195),
+    "msgget": (68, 186),
+    "msgsnd": (69, 189),
+    "msgrcv": (70, 188),
+    "msgctl": (71, 187),
+    "semget": (64, 190),
+    "semop": (65, 193),
+    "semctl": (66, 191),
+    "semtimedop": (220, 192),
+    "mq_open": (240, 180),
+    "mq_unlink": (241, 181),
+}
+# Allowed, where other processes of the user can be named, only with these arguments: those that mean the caller.
+_OWN_PROCESS: dict[str, tuple[tuple[int, int], dict[int, int]]] = {
+    "prlimit64": ((302, 261), {0: 0}),
+    "sched_setaffinity": ((203, 122), {0: 0}),
+    "sched_setscheduler": ((144, 119), {0: 0}),
+    "sched_setparam": ((142, 118), {0: 0}),
+    "sched_setattr": ((314, 274), {0: 0}),
+    "setpriority": ((141, 140), {0: 0, 1: 0}),
+    "ioprio_set": ((251, 30), {0: 1, 1: 0}),
+    "migrate_pages": ((256, 238), {0: 0}),
+    "move_pages": ((279, 239), {0: 0}),
+}
+_KILL = (62, 129)
 _CLONE, _CLONE3, _IOCTL = (56, 220), (435, 435), (16, 29)
 _SOCKET, _SOCKETPAIR, _CONNECT, _BIND = (41, 198), (53, 199), (42, 203), (49, 200)
 
@@ -110,12 +140,14 @@ def supported() -> bool:
     return platform.machine() in _ARCHITECTURES
 
 
+@functools.cache
 def program(*, sockets: bool, machine: str | None = None) -> bytes:
     """The filter as an array of BPF instructions.
 
-    sockets: True allows UNIX, IPv4, IPv6 and netlink sockets (for a private network namespace). False allows no
-    socket at all but connected pairs: a pathname socket such as Docker's or the session bus would be a way out, and
-    so would a datagram pair, which can still be sent to a path.
+    sockets: True allows UNIX, IPv4, IPv6 and netlink sockets (where network, IPC and processes are in namespaces of
+    their own). False allows no socket but connected pairs: a pathname socket such as Docker's or the session bus
+    would be a way out, and so would a datagram pair, which can still be sent to a path. It also refuses System V IPC
+    and what reaches for other processes.
     machine: as platform.machine() says it. Raises KeyError where there is no filter for it.
     """
     column, audit = _ARCHITECTURES[machine or platform.machine()]
@@ -137,12 +169,24 @@ def program(*, sockets: bool, machine: str | None = None) -> bytes:
             _argument(1) + _op(_JEQ, _TIOCSTI, 1, 0) + _op(_JEQ, _TIOCLINUX, 0, 1) + _refuse() + _op(_RET, _ALLOW),
         )
     )
-    if sockets:
-        families = (_AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK)
-        parts.append(_for_call(_SOCKET[column], _only(0, 0xFFFFFFFF, families, _refuse(errno.EAFNOSUPPORT))))
-    else:
-        parts += [_for_call(call[column], _refuse()) for call in (_SOCKET, _CONNECT, _BIND)]
-        pair = _only(1, 0xF, (_SOCK_STREAM, _SOCK_SEQPACKET), _refuse())
-        parts.append(_for_call(_SOCKETPAIR[column], _argument(0) + _op(_JEQ, _AF_UNIX, 1, 0) + _refuse() + pair))
+    parts += _private(column) if sockets else _shared(column)
     parts.append(_op(_RET, _ALLOW))
     return b"".join(parts)
+
+
+def _private(column: int) -> list[bytes]:
+    families = (_AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK)
+    return [_for_call(_SOCKET[column], _only(0, 0xFFFFFFFF, families, _refuse(errno.EAFNOSUPPORT)))]
+
+
+def _shared(column: int) -> list[bytes]:
+    """What takes the place of namespaces."""
+    calls = [*_SHARED_IPC.values(), _SOCKET, _CONNECT, _BIND]
+    parts = [_for_call(numbers[column], _refuse()) for numbers in calls]
+    for numbers, required in _OWN_PROCESS.values():
+        tests = [_argument(index) + _op(_JEQ, value, 1, 0) + _refuse() for index, value in required.items()]
+        parts.append(_for_call(numbers[column], b"".join(tests) + _op(_RET, _ALLOW)))
+    pair = _only(1, 0xF, (_SOCK_STREAM, _SOCK_SEQPACKET), _refuse())
+    parts.append(_for_call(_SOCKETPAIR[column], _argument(0) + _op(_JEQ, _AF_UNIX, 1, 0) + _refuse() + pair))
+    everybody = _argument(0) + _op(_JEQ, 0xFFFFFFFF, 0, 1) + _refuse() + _op(_RET, _ALLOW)
+    return [*parts, _for_call(_KILL[column], everybody)]
