@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import catalog
 from .api import redaction
-from .artifacts import run_of
+from .artifacts import begin_run, run_of
 from .errors import BackendError, InfraError, KlavisError, RequestRefusedError, SeedError
 from .evidence import save
 from .handles import Context, LocalSandbox, RemoteSandbox, Server
@@ -38,10 +38,14 @@ class Order:
     given: Mapping[str, str]
     """Canonical server name -> the name that the test used."""
     ttl: int
+    patience: float = 600.0
+    """Seconds that the acquire may take."""
     seed: Seed | None = None
     data: Mapping[str, Any] | None = None
     evidence: Path | None = None
     """Where the workspace is saved when things go wrong; None when nothing is to be saved."""
+    test: str = ""
+    """Who asked: the node id, for the evidence and the summary."""
     find: Callable[[str | Path], Path] = Path
     report: Callable[[InfraError], None] = field(default=lambda _error: None)
 
@@ -104,6 +108,7 @@ class Desk:
     def save(self, lease: Lease, directory: Path, *, extract: bool, about: Mapping[str, Any]) -> str:
         """Save workspace and facts of a lease in `directory`; returns the text for the failure report."""
         facts = {
+            "test": lease.order.test,
             "sandbox_id": lease.sandbox.id,
             "kind": lease.order.spec.kind,
             "servers": list(lease.order.spec.servers),
@@ -113,6 +118,8 @@ class Desk:
             **about,
         }
         lease.saved.append(directory)
+        self.tally.saved.append((str(facts["test"]), str(directory)))
+        begin_run(run_of(directory))
         return save(lease.sandbox, directory, seed=lease.context.seed, facts=facts, extract=extract)
 
     def hand_over(self, lease: Lease, *, keep: bool = False, why: str = "its test is over") -> None:
@@ -155,7 +162,11 @@ class Desk:
         spec = order.spec
         names = "ALL" if spec.servers == ("ALL",) else list(spec.servers)
         answer = self.api.acquire_local_sandbox(
-            names, benchmark=spec.benchmark, test_account_email=spec.account, ttl_seconds=order.ttl
+            names,
+            benchmark=spec.benchmark,
+            test_account_email=spec.account,
+            ttl_seconds=order.ttl,
+            deadline=order.patience,
         )
         self._note(answer.local_sandbox_id, order)
         servers, auth_data, metadata = {}, {}, {}
@@ -184,6 +195,7 @@ class Desk:
             test_account_email=spec.account,
             tags=dict(spec.tags) or None,
             ttl_seconds=order.ttl,
+            deadline=order.patience,
         )
         self._note(answer.sandbox_id, order)
         servers = {}

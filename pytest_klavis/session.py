@@ -82,7 +82,6 @@ class Use:
 
     lease: Lease
     fixture: str
-    nodeid: str
     key: str
     items: list[ItemState]
 
@@ -190,16 +189,11 @@ class KlavisSession:
             state.attempt = artifacts.new_attempt(self.run_folder / test, first)
         return state.attempt
 
-    def claim_folder(self, item: pytest.Item, use: Use) -> Path:
-        """Make the folder for the evidence of `use` in this attempt, and note it for the summary."""
+    def evidence_folder(self, item: pytest.Item, use: Use) -> Path:
+        """Where the evidence of `use` in this attempt at `item` goes. Nothing is made."""
         attempt = self.attempt_folder(item)
-        folder = use.lease.order.evidence
-        if folder is None or folder.parent != attempt:
-            folder = artifacts.sandbox_folder(attempt, use.key, set())
-        artifacts.begin_run(self.run_folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.tally.saved.append((item.nodeid, str(folder)))
-        return folder
+        own = use.lease.order.evidence
+        return own if own is not None and own.parent == attempt else artifacts.sandbox_folder(attempt, use.key, set())
 
     def files(self, item: pytest.Item) -> Path:
         """The folder for the test's own evidence; it goes again unless the rule for artifacts keeps it."""
@@ -257,7 +251,7 @@ class KlavisSession:
         try:
             with paused(item):
                 lease = self.open_desk().acquire(order)
-            use = Use(lease, str(request.fixturename), item.nodeid, ask.key, [item.stash[STATE]])
+            use = Use(lease, str(request.fixturename), ask.key, [item.stash[STATE]])
             self.uses.append(use)
             lease.over = True  # until the hooks have let it pass
             self.config.hook.pytest_klavis_acquired(item=item, sandbox=lease.sandbox)
@@ -301,6 +295,8 @@ class KlavisSession:
             seed=None if workspace is None else resolve_seed(workspace, start=start, root=root, git=ask.git),
             data=data,
             evidence=evidence,
+            test=item.nodeid,
+            patience=self.settings.acquire_timeout,
             find=look_up,
             report=self.record,
         )

@@ -95,7 +95,7 @@ def _save(session: KlavisSession, item: pytest.Item, report: pytest.TestReport, 
 
 def _saved(session: KlavisSession, item: pytest.Item, use: Use, about: dict[str, Any]) -> str:
     try:
-        folder = session.claim_folder(item, use)
+        folder = session.evidence_folder(item, use)
         text = session.open_desk().save(use.lease, folder, extract=session.settings.artifacts_extract, about=about)
         item.config.hook.pytest_klavis_artifacts(item=item, sandbox=use.lease.sandbox, path=folder)
     except KeyboardInterrupt:
@@ -128,9 +128,7 @@ def drain(session: KlavisSession) -> None:
         wanted = session.settings.artifacts == "always" or (session.settings.artifacts != "never" and use.failed)
         folder = use.lease.order.evidence
         if wanted and folder is not None and not use.lease.saved and time.monotonic() < deadline:
-            artifacts.begin_run(session.run_folder)
             session.desk.save(use.lease, folder, extract=False, about={"outcome": "interrupted"})
-            session.tally.saved.append((use.nodeid, str(folder)))
     if time.monotonic() < deadline:
         hand_over(session)
     session.tally.calls = session.desk.api.calls
