@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast
 import pytest
 
 from . import spec
+from .arguments import bind
 from .errors import SpecError
 from .markers import declared
 from .session import KEY, KlavisSession
@@ -145,7 +146,7 @@ def one(lease: Scope, check: Callable[..., Ask]) -> Callable[..., Sandbox]:
 
     def make(*args: Any, **kwargs: Any) -> Sandbox:
         __tracebackhide__ = True
-        return lease(spec.bind(check, args, kwargs)).sandbox
+        return lease(bind(check, args, kwargs)).sandbox
 
     return make
 
@@ -193,7 +194,7 @@ def klavis_sandboxes(request: pytest.FixtureRequest) -> Iterator[SandboxSetFacto
 
         def make(*args: Any, **kwargs: Any) -> SandboxSet:
             __tracebackhide__ = True
-            names = spec.bind(spec.klavis_sandboxes, args, kwargs)
+            names = bind(spec.klavis_sandboxes, args, kwargs)
             asks = spec.split_by_kind(names, kwargs, session.benchmark_of(request))
             sandboxes = _all_or_none(session, lease, [ask for _, ask in asks])
             by_name = {name: box for (own, _), box in zip(asks, sandboxes, strict=True) for name in own}

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from . import spec
+from .arguments import bind
 from .errors import SpecError
 from .spec import Ask
 
@@ -59,7 +60,7 @@ def declared(item: pytest.Item) -> dict[str, Ask]:
     for node in reversed(item.listchain()):
         own = [mark for mark in node.own_markers if mark.name in ("local_sandbox", "klavis_sandbox")]
         # Decorators apply from the bottom up; people read from the top down.
-        here = [spec.bind(SIGNATURES[mark.name], mark.args, mark.kwargs) for mark in reversed(own)]
+        here = [bind(SIGNATURES[mark.name], mark.args, mark.kwargs) for mark in reversed(own)]
         names = [ask.key for ask in here]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -94,7 +95,7 @@ def check(item: pytest.Item) -> None:
 
 def _check_mark(mark: pytest.Mark) -> None:
     try:
-        spec.bind(SIGNATURES[mark.name], mark.args, mark.kwargs)
+        bind(SIGNATURES[mark.name], mark.args, mark.kwargs)
     except SpecError as error:
         raise SpecError(f"@pytest.mark.{mark.name}: {error}") from None
 

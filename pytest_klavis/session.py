@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from . import artifacts
+from .arguments import Template, load_data
 from .errors import InfraError, SpecError
 from .settings import WIDE_TTL, Settings
-from .spec import Ask, Template, load_data
+from .spec import Ask
 from .tally import Tally
 from .timeouts import paused
 

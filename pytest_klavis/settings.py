@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from .spec import seconds, ttl_seconds
+from .arguments import seconds, ttl_seconds
 
 WIDE_TTL = 86_400
 """What scopes wider than function ask for: the API cannot renew a sandbox."""

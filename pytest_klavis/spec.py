@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
-import inspect
-import json
-import math
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from . import catalog
+from .arguments import listed, ttl_seconds
 from .errors import SpecError
 
 Kind = Literal["local", "remote"]
@@ -31,7 +27,6 @@ class Inherit(Enum):
 
 
 INHERIT: Final = Inherit.INHERIT
-MIN_TTL, MAX_TTL = 60, 86_400
 
 
 @dataclass(frozen=True)
@@ -161,7 +156,7 @@ def klavis_sandboxes(
         raise SpecError(f"data= of klavis_sandboxes maps a server's name to its data, not {data!r}")
     strange = sorted(set(data or ()) - set(names))
     if strange:
-        raise SpecError(f"data= names {_listed(strange)}, not among the servers asked for: {_listed(names)}")
+        raise SpecError(f"data= names {listed(strange)}, not among the servers asked for: {listed(names)}")
     for one in (data or {}).values():
         _data(one)
     local_sandbox("filesystem", workspace=workspace, git=git, benchmark=benchmark, account=account, ttl=ttl)
@@ -196,87 +191,8 @@ def split_by_kind(
         )
         asks.append((tuple(local), ask))
     elif arguments.get("workspace") is not None:
-        raise SpecError(f"workspace= needs a local server, and {_listed(names)} has none")
+        raise SpecError(f"workspace= needs a local server, and {listed(names)} has none")
     return asks
-
-
-def bind(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """Call `function`; a wrong argument becomes a SpecError with the nearest match and what is allowed."""
-    signature = inspect.signature(function)
-    allowed = list(signature.parameters)
-    for given in kwargs:
-        if given not in allowed:
-            near = difflib.get_close_matches(given, allowed, n=1)
-            meant = f" (did you mean {near[0]!r}?)" if near else ""
-            raise SpecError(f"{function.__name__}() has no argument {given!r}{meant}; it takes {', '.join(allowed)}")
-    try:
-        signature.bind(*args, **kwargs)
-    except TypeError as error:
-        raise SpecError(f"{function.__name__}(): {error}; it takes {', '.join(allowed)}") from None
-    return function(*args, **kwargs)
-
-
-def load_data(data: Data | None, find: Callable[[str], Path]) -> Mapping[str, Any] | None:
-    """The JSON object that `data=` stands for; a path is looked up by `find`."""
-    if data is None or isinstance(data, Mapping):
-        return data
-    path = find(str(data))
-    try:
-        loaded = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise SpecError(f"data={str(data)!r}: {path} is not readable JSON: {error}") from None
-    if not isinstance(loaded, dict):
-        raise SpecError(
-            f"data={str(data)!r}: {path} holds a {type(loaded).__name__}, but a sandbox takes a JSON object"
-        )
-    return loaded
-
-
-_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
-
-
-def seconds(value: float | str) -> float:
-    """Seconds from a number or a text such as `90`, `90s`, `30m`, `1h30m`; ValueError for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError(f"{value!r} is no duration: use seconds or a text such as 90s, 30m or 2h")  # noqa: TRY004
-    if isinstance(value, str):
-        match = _DURATION.fullmatch(value.strip())
-        if not match or not value.strip():
-            raise ValueError(f"{value!r} is no duration: use seconds or a text such as 90s, 30m or 2h")
-        hours, minutes, rest = (float(part or 0) for part in match.groups())
-        value = hours * 3600 + minutes * 60 + rest
-    if not math.isfinite(value) or value <= 0:
-        raise ValueError(f"{value!r} is no duration: it must be more than 0")
-    return float(value)
-
-
-def ttl_seconds(value: float | str) -> int:
-    """A TTL in whole seconds; ValueError outside what the API takes (60 s to 24 h)."""
-    result = math.ceil(seconds(value))
-    if not MIN_TTL <= result <= MAX_TTL:
-        raise ValueError(f"a TTL of {value!r} is out of range: the API takes 60s to 24h")
-    return result
-
-
-@dataclass(frozen=True)
-class Template:
-    """`{param}` in a mark's paths, filled from the test's parameters."""
-
-    params: Mapping[str, Any] = field(default_factory=dict)
-
-    def fill(self, value: Any) -> Any:
-        """`value` with each `{param}` replaced; anything but a text with braces is returned as it is."""
-        if not isinstance(value, str) or "{" not in value:
-            return value
-
-        def replace(match: re.Match[str]) -> str:
-            try:
-                return str(self.params[match[1]])
-            except KeyError:
-                have = _listed(sorted(self.params)) or "none: the test is not parametrized"
-                raise SpecError(f"{value!r} asks for the parameter {match[1]!r}; the test has {have}") from None
-
-        return re.sub(r"\{([A-Za-z_]\w*)\}", replace, value)
 
 
 def _server_names(names: Sequence[Any]) -> tuple[str, ...]:
@@ -284,12 +200,12 @@ def _server_names(names: Sequence[Any]) -> tuple[str, ...]:
         raise SpecError('no server was named; give at least one, for example local_sandbox(["filesystem"])')
     for name in names:
         if not isinstance(name, str) or not name.strip() or name != name.strip():
-            raise SpecError(f"{name!r} is no server name; names look like {_listed(catalog.LOCAL_SERVERS[:3])}")
+            raise SpecError(f"{name!r} is no server name; names look like {listed(catalog.LOCAL_SERVERS[:3])}")
         if "/" in name or "?" in name or "#" in name:
             raise SpecError(f"{name!r} is no server name: it must not hold '/', '?' or '#'")
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise SpecError(f"{_listed(twice)} is named more than once; a sandbox has one server of each name")
+        raise SpecError(f"{listed(twice)} is named more than once; a sandbox has one server of each name")
     if "ALL" in names and len(names) > 1:
         raise SpecError('"ALL" stands for every server there is: name nothing beside it')
     return tuple(names)
@@ -310,7 +226,7 @@ def _benchmark(value: Any) -> str | Inherit | None:
     if isinstance(value, Inherit) or value is None:
         return value
     if not isinstance(value, str) or not value:
-        raise SpecError(f"benchmark={value!r}: give a name such as {_listed(catalog.BENCHMARKS)}, or None for none")
+        raise SpecError(f"benchmark={value!r}: give a name such as {listed(catalog.BENCHMARKS)}, or None for none")
     return catalog.benchmark(value)
 
 
@@ -341,7 +257,3 @@ def _check_type(what: str, value: Any, types: tuple[type, ...], allowed: str) ->
     if value is not None and not isinstance(value, types):
         raise SpecError(f"{what}={value!r} is a {type(value).__name__}; taken is {allowed}")
     return value
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(repr(name) for name in names)

@@ -20,19 +20,16 @@ from pytest_klavis.errors import BackendError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-REPOSITORY = Path(__file__).parents[1]
-
 
 @contextlib.contextmanager
 def _serving(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], Path]]:
     """A `serve` process and its TMPDIR; killed at the end if it is still there."""
-    path = os.pathsep.join((str(REPOSITORY), os.environ.get("PYTHONPATH", "")))
     with tempfile.TemporaryDirectory(prefix="klavis-test-") as folder:
         place = Path(folder)
         place.chmod(0o711)
         process = subprocess.Popen(
             [sys.executable, "-m", "pytest_klavis.cli", "serve", *arguments],
-            env={**os.environ, "PYTHONPATH": path, "TMPDIR": folder, **environment},
+            env={**os.environ, "TMPDIR": folder, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pytest_klavis import spec
+from pytest_klavis import arguments, spec
 from pytest_klavis.errors import SpecError
 
 
@@ -41,7 +41,7 @@ from pytest_klavis.errors import SpecError
 )
 def test_local_sandbox_refuses(args: tuple[Any, ...], kwargs: dict[str, Any], words: str) -> None:
     with pytest.raises(SpecError, match=words):
-        spec.bind(spec.local_sandbox, args, kwargs)
+        arguments.bind(spec.local_sandbox, args, kwargs)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_local_sandbox_refuses(args: tuple[Any, ...], kwargs: dict[str, Any], wo
 )
 def test_klavis_sandbox_refuses(args: tuple[Any, ...], kwargs: dict[str, Any], words: str) -> None:
     with pytest.raises(SpecError, match=words):
-        spec.bind(spec.klavis_sandbox, args, kwargs)
+        arguments.bind(spec.klavis_sandbox, args, kwargs)
 
 
 def test_a_server_of_the_other_kind_names_the_right_factory() -> None:
@@ -92,8 +92,8 @@ def test_unknown_names_pass() -> None:
 
 def test_several_servers_are_split_by_kind() -> None:
     names = spec.klavis_sandboxes(["github", "filesystem", "slack", "git"], data={"github": {"repos": []}})
-    arguments: dict[str, Any] = {"data": {"github": {"repos": []}}, "ttl": "1h"}
-    asks = spec.split_by_kind(names, arguments, None)
+    given: dict[str, Any] = {"data": {"github": {"repos": []}}, "ttl": "1h"}
+    asks = spec.split_by_kind(names, given, None)
     assert [own for own, _ in asks] == [("github",), ("slack",), ("filesystem", "git")]
     assert asks[0][1].data == {"repos": []}
     assert {ask.ttl for _, ask in asks} == {3600}
@@ -121,24 +121,24 @@ def test_several_servers_refuse_data_for_nobody(data: Any) -> None:
     ("text", "expected"), [("90", 90), ("90s", 90), ("1.5m", 90), ("2h", 7200), ("1h30m", 5400), (60, 60)]
 )
 def test_durations(text: str | int, expected: float) -> None:
-    assert spec.seconds(text) == expected
+    assert arguments.seconds(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "m", "-5", "0", "1d", "inf", "1h 2"])
 def test_durations_refuse(text: str) -> None:
     with pytest.raises(ValueError, match="no duration"):
-        spec.seconds(text)
+        arguments.seconds(text)
 
 
 def test_templates_are_filled_from_parameters() -> None:
-    template = spec.Template({"task": "calc", "n": 3})
+    template = arguments.Template({"task": "calc", "n": 3})
     assert template.fill("data/{task}/{n}") == "data/calc/3"
     assert template.fill({"{task}": "x"}) == {"{task}": "x"}
     assert template.fill("a{}b{1}") == "a{}b{1}"
     with pytest.raises(SpecError, match="parameter 'tsk'; the test has 'n', 'task'"):
         template.fill("data/{tsk}")
     with pytest.raises(SpecError, match="not parametrized"):
-        spec.Template().fill("data/{task}")
+        arguments.Template().fill("data/{task}")
 
 
 def test_data_from_a_file(tmp_path: Path) -> None:
@@ -149,12 +149,12 @@ def test_data_from_a_file(tmp_path: Path) -> None:
     def find(name: str) -> Path:
         return tmp_path / name
 
-    assert spec.load_data("good.json", find) == {"repos": []}
-    assert spec.load_data({"a": 1}, find) == {"a": 1}
-    assert spec.load_data(None, find) is None
+    assert arguments.load_data("good.json", find) == {"repos": []}
+    assert arguments.load_data({"a": 1}, find) == {"a": 1}
+    assert arguments.load_data(None, find) is None
     with pytest.raises(SpecError, match="holds a list"):
-        spec.load_data("list.json", find)
+        arguments.load_data("list.json", find)
     with pytest.raises(SpecError, match="not readable JSON"):
-        spec.load_data("bad.json", find)
+        arguments.load_data("bad.json", find)
     with pytest.raises(SpecError, match="not readable JSON"):
-        spec.load_data("absent.json", find)
+        arguments.load_data("absent.json", find)

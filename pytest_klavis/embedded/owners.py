@@ -125,7 +125,7 @@ def _save(sandbox: Sandbox, folder: Path, run: Path | None, reason: str) -> None
         artifacts.begin_run(run)
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / f".workspace-{sandbox.id}.tar.gz"
-    archive.pack(sandbox.jail.workspace, unfinished, special="skip")
+    archive.pack(sandbox.jail.workspace, unfinished, special="skip", limit=archive.Limits().total)
     unfinished.replace(saved)
     about: dict[str, Any] = {
         "sandbox_id": sandbox.id,

@@ -129,7 +129,9 @@ class Rest:
         async with sandbox.gate:
             if sandbox.gone:
                 raise fields.unknown_sandbox(sandbox.id)
-            await asyncio.to_thread(archive.pack, sandbox.jail.workspace, dumped, special="skip")
+            await asyncio.to_thread(
+                archive.pack, sandbox.jail.workspace, dumped, special="skip", limit=archive.Limits().total
+            )
             return reply(self._storage.download_url(base_url(request), sandbox, dumped))
 
     async def run(self, request: Request) -> Response:

@@ -24,14 +24,13 @@ if TYPE_CHECKING:
 pytestmark = openapi.needs_document
 
 KEY = "key-of-the-contract-test"
-REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """`pytest-klavis serve` as a process of its own; its URL."""
     place = tmp_path_factory.mktemp("served")
-    environment = {**os.environ, "KLAVIS_API_KEY": KEY, "PYTHONPATH": str(REPOSITORY)}
+    environment = {**os.environ, "KLAVIS_API_KEY": KEY}
     command = [sys.executable, "-m", "pytest_klavis.cli", "serve", "--port", "0"]
     with (
         (place / "log").open("wb") as log,

@@ -22,8 +22,6 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-REPOSITORY = Path(__file__).parents[2]
-
 # A process that uses the server, as a pytest worker does; it obeys lines on stdin.
 _USER = """
 import json, os, sys
@@ -56,11 +54,7 @@ class User:
     """One process that holds the run's server, and an HTTP client with its key and owner header."""
 
     def __init__(self, place: Path, run_id: str, isolation: str = "auto") -> None:
-        environment = {
-            **os.environ,
-            "TMPDIR": str(place),
-            "PYTHONPATH": os.pathsep.join((str(REPOSITORY), os.environ.get("PYTHONPATH", ""))),
-        }
+        environment = {**os.environ, "TMPDIR": str(place)}
         command = [sys.executable, "-c", _USER, run_id, isolation]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True

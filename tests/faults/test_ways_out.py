@@ -92,6 +92,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Suite]]:
                 stderr=subprocess.STDOUT,
                 text=True,
                 start_new_session=True,
+                preexec_fn=_default_signals,
             )
             started.append(Suite(process, tmp_path, Path(temporary)))
             return started[-1]
@@ -102,6 +103,12 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Suite]]:
                 os.killpg(suite.process.pid, signal.SIGKILL)
                 suite.process.communicate()
             wait_for(suite.leftovers, lambda left: not left)
+
+
+def _default_signals() -> None:
+    # A shell that started us in the background has SIGINT ignored, which children would inherit.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def check(suite: Suite, tests: int) -> None:

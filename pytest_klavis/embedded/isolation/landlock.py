@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pytest_klavis.embedded.isolation import runner, seccomp, syscalls
 from pytest_klavis.embedded.isolation.model import Completed, IsolationError, Jail, Limits
-from pytest_klavis.embedded.isolation.places import open_directory, prepare_scratch
+from pytest_klavis.embedded.isolation.places import environment, open_directory, prepare_scratch
 from pytest_klavis.embedded.isolation.supervisor import Supervised
 from pytest_klavis.embedded.isolation.users import become, process_limit
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from pytest_klavis.embedded.isolation.interpreter import Interpreter
 
-SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _READABLE = ("/usr", "/lib", "/lib32", "/lib64", "/libx32", "/bin", "/sbin", "/etc/ld.so.cache", "/etc/alternatives")
 _DEVICES_READ = ("/dev/zero", "/dev/urandom", "/dev/random", "/dev/full")
 _DATA = "/data"  # agents name files that way; processes see the real path
@@ -36,19 +35,6 @@ def check_kernel() -> int:
     if not seccomp.supported():
         raise IsolationError("there is no system call filter for this processor (x86_64 and aarch64 have one)")
     return abi
-
-
-def environment(folder: Path, home: Path, tmp: Path, env: Mapping[str, str] | None) -> dict[str, str]:
-    """The clean environment of a command at the levels that show real paths."""
-    values = {
-        "PATH": f"{folder}:{SYSTEM_PATH}",
-        "HOME": str(home),
-        "TMPDIR": str(tmp),
-        "LANG": "C.UTF-8",
-        "USER": "sandbox",
-        "LOGNAME": "sandbox",
-    }
-    return {**values, **(env or {})}
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_klavis.embedded.isolation import runner, syscalls
-from pytest_klavis.embedded.isolation.landlock import environment
 from pytest_klavis.embedded.isolation.model import Completed, IsolationError, Jail, Limits
-from pytest_klavis.embedded.isolation.places import open_directory, prepare_scratch
+from pytest_klavis.embedded.isolation.places import environment, open_directory, prepare_scratch
 from pytest_klavis.embedded.isolation.supervisor import Supervised
 from pytest_klavis.embedded.isolation.users import become, process_limit
 

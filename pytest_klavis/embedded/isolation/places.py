@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 from pytest_klavis.embedded.isolation.model import BadCommandError, IsolationError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from pytest_klavis.embedded.isolation.model import Jail
 
 _DIRECTORY = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
+_SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _MAX_LINKS = 40
 _ENTRIES_AT_ONCE = 500
 
@@ -118,3 +119,20 @@ async def disk_usage(*tops: Path) -> int:
                 if seen % _ENTRIES_AT_ONCE == 0:
                     await asyncio.sleep(0)
     return total
+
+
+def environment(folder: Path, home: Path, tmp: Path, env: Mapping[str, str] | None) -> dict[str, str]:
+    """The clean environment of a command, with the interpreter's `folder` first on PATH; `env` wins.
+
+    git reads no configuration of the machine.
+    """
+    values = {
+        "PATH": f"{folder}:{_SYSTEM_PATH}",
+        "HOME": str(home),
+        "TMPDIR": str(tmp),
+        "LANG": "C.UTF-8",
+        "USER": "sandbox",
+        "LOGNAME": "sandbox",
+        "GIT_CONFIG_NOSYSTEM": "1",
+    }
+    return {**values, **(env or {})}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pytest_klavis.embedded.isolation import runner, seccomp
 from pytest_klavis.embedded.isolation.bubblewrap import Bubble
 from pytest_klavis.embedded.isolation.model import Completed, IsolationError, Jail, Limits
-from pytest_klavis.embedded.isolation.places import open_directory, prepare_scratch
+from pytest_klavis.embedded.isolation.places import environment, open_directory, prepare_scratch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,7 +23,6 @@ _HOME = "/home/sandbox"
 _PYTHON = "/opt/python"  # where the folder of links to the interpreter is shown
 _UID = 1000  # what a plain user is inside
 _SHM, _TMP = 64 << 20, 256 << 20  # bytes of memory that these may take
-_SYSTEM = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _TOP_LEVEL = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives")
 _HOSTS = b"127.0.0.1 localhost\n::1 localhost\n"
@@ -85,7 +84,7 @@ class Strict:
             *self._temporary(tmp),
             *self._installation(),
             *("--bind", str(jail.workspace), DATA, "--bind", str(home), _HOME),
-            *("--chdir", f"{DATA}/{inside}" if inside != "." else DATA),
+            *("--chdir", "/"),
         ]
         files = [
             (
@@ -96,7 +95,8 @@ class Strict:
             (("--perms", "0644", "--ro-bind-data", "{}", "/etc/hosts", "--remount-ro", "/"), _HOSTS),
             (("--seccomp", "{}"), seccomp.program(sockets=True)),
         ]
-        command = self._command(argv, env, uid if as_root else None)
+        cwd = f"{DATA}/{inside}" if inside != "." else DATA
+        command = self._command(argv, cwd, env, uid if as_root else None)
         rlimits = runner.resource_limits(limits, limits.processes)
         started: list[Bubble] = []
 
@@ -173,23 +173,18 @@ class Strict:
             options += ["--ro-bind", str(self.place / "empty"), str(path)]
         return options
 
-    def _command(self, argv: Sequence[str], env: Mapping[str, str] | None, become: int | None) -> list[str]:
-        """What bubblewrap executes. `become`: the uid to be taken on first."""
-        values = {
-            "PATH": f"{self._seen(self.interpreter.folder)}:{_SYSTEM}",
-            "HOME": _HOME,
-            "TMPDIR": "/tmp",
-            "LANG": "C.UTF-8",
-            "USER": "sandbox",
-            "LOGNAME": "sandbox",
-            **(env or {}),
-        }
+    def _command(self, argv: Sequence[str], cwd: str, env: Mapping[str, str] | None, become: int | None) -> list[str]:
+        """What bubblewrap executes. `become`: the uid to be taken on first.
+
+        The working directory is entered by that uid: an agent may have closed it to everybody else.
+        """
+        values = environment(self._seen(self.interpreter.folder), Path(_HOME), Path("/tmp"), env)
         words: list[str] = []
         if become is not None:
             uid = str(become)
             words = [_tool("setpriv"), "--reuid", uid, "--regid", uid, "--clear-groups", "--no-new-privs"]
             words += ["--inh-caps=-all", "--ambient-caps=-all", "--bounding-set=-all", "--"]
-        words += [_tool("env"), "-i", *(f"{name}={value}" for name, value in values.items())]
+        words += [_tool("env"), "-i", "-C", cwd, *(f"{name}={value}" for name, value in values.items())]
         if "=" in argv[0]:  # env would take it for a variable
             words += ["/bin/sh", "-c", _EXEC]
         return [*words, *argv]
