@@ -22,7 +22,7 @@ def slug(nodeid: str, worker: str = "") -> str:
     return f"{readable}-{hashlib.sha256(nodeid.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
 
 
-def sandbox_folder(attempt: Path, key: str, taken: set[Path | None]) -> Path:
+def sandbox_folder(attempt: Path, key: str, taken: set[Path]) -> Path:
     """The folder of one sandbox of an attempt: its name, numbered where the test has several of that name."""
     readable = re.sub(r"[^A-Za-z0-9._-]+", "-", key).strip("-.")[:60] or "sandbox"
     folder, number = attempt / readable, 1

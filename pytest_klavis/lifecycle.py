@@ -118,9 +118,10 @@ class Desk:
             **about,
         }
         lease.saved.append(directory)
-        self.tally.saved.append((str(facts["test"]), str(directory)))
         begin_run(run_of(directory))
-        return save(lease.sandbox, directory, seed=lease.context.seed, facts=facts, extract=extract)
+        text = save(lease.sandbox, directory, seed=lease.context.seed, facts=facts, extract=extract)
+        self.tally.saved.append((str(facts["test"]), str(directory)))
+        return text
 
     def hand_over(self, lease: Lease, *, keep: bool = False, why: str = "its test is over") -> None:
         """Release the sandbox, or leave it alive until its TTL. Idempotent; a forked child does nothing."""
@@ -252,11 +253,9 @@ class Desk:
                 self.api.release_local_sandbox(sandbox.id)
             else:
                 self.api.release_sandbox(lease.order.spec.servers[0], sandbox.id)
-        except BaseException as error:
+        except (InfraError, OSError):
             # An embedded server releases what a dead owner held; on the cloud the TTL does.
             self.tally.leaked.append(sandbox.id)
-            if not isinstance(error, InfraError):
-                raise
             return
         self.tally.released += 1
 

@@ -71,6 +71,8 @@ class ItemState:
     attempt: Path | None = None
     files: Path | None = None
     """The test's own evidence (`klavis_artifacts`)."""
+    folders: set[Path] = field(default_factory=set)
+    """Folders of the sandboxes of this attempt, so that each has its own."""
     saved: set[int] = field(default_factory=set)
 
 
@@ -192,9 +194,16 @@ class KlavisSession:
 
     def evidence_folder(self, item: pytest.Item, use: Use) -> Path:
         """Where the evidence of `use` in this attempt at `item` goes. Nothing is made."""
-        attempt = self.attempt_folder(item)
         own = use.lease.order.evidence
-        return own if own is not None and own.parent == attempt else artifacts.sandbox_folder(attempt, use.key, set())
+        if own is not None and own in item.stash[STATE].folders:
+            return own
+        return self._new_folder(item, use.key)
+
+    def _new_folder(self, item: pytest.Item, key: str) -> Path:
+        taken = item.stash[STATE].folders
+        folder = artifacts.sandbox_folder(self.attempt_folder(item), key, taken)
+        taken.add(folder)
+        return folder
 
     def files(self, item: pytest.Item) -> Path:
         """The folder for the test's own evidence; it goes again unless the rule for artifacts keeps it."""
@@ -285,17 +294,13 @@ class KlavisSession:
         data = load_data(template.fill(ask.data), look_up)
         if data is not None and spec.kind == "local":
             raise SpecError(f"a {spec} takes no data=; put files into its workspace with workspace=")
-        evidence = None
-        if self.settings.artifacts != "never":
-            taken = {use.lease.order.evidence for use in self.uses}
-            evidence = artifacts.sandbox_folder(self.attempt_folder(item), ask.key, taken)
         return Order(
             spec=spec,
             given=given,
             ttl=ask.ttl or self._default_ttl(wide=wide),
             seed=None if workspace is None else resolve_seed(workspace, start=start, root=root, git=ask.git),
             data=data,
-            evidence=evidence,
+            evidence=None if self.settings.artifacts == "never" else self._new_folder(item, ask.key),
             test=item.nodeid,
             patience=self.settings.acquire_timeout,
             find=look_up,

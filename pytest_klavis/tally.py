@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 
 @dataclass
@@ -19,9 +19,12 @@ class Tally:
     isolation: str | None = None
     saved: list[tuple[str, str]] = field(default_factory=list)
     """(node id, folder) of each piece of evidence."""
+    unsaved: list[str] = field(default_factory=list)
+    """What could not be saved where no report could tell it, and why."""
 
     def add(self, other: Tally) -> None:
         """Count what another process did."""
-        for name in ("acquired", "released", "kept", "leaked", "seconds_held", "seconds_waited", "calls", "saved"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for one in fields(self):
+            if one.name != "isolation":
+                setattr(self, one.name, getattr(self, one.name) + getattr(other, one.name))
         self.isolation = self.isolation or other.isolation

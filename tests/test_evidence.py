@@ -219,3 +219,22 @@ def test_a_seed_that_cannot_be_put_in_is_an_error_saved_and_released(pytester: p
     )
     only(pytester, "klavis-artifacts/latest/*/attempt-1/local/workspace.tar.gz")
     assert cloud.held() == []
+
+
+def test_a_shared_and_an_own_sandbox_of_one_name_have_a_folder_each(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        test_it="""
+        def test_it(module_local_sandbox, local_sandbox):
+            module_local_sandbox("filesystem", workspace={"shared.txt": "x"})
+            local_sandbox("filesystem", workspace={"own.txt": "x"})
+            assert 0
+
+        def test_again(module_local_sandbox, local_sandbox):
+            local_sandbox("filesystem", workspace={"own.txt": "x"})
+            assert 0
+        """
+    )
+    pytester.runpytest().assert_outcomes(failed=2)
+    for test in ("test_it", "test_again"):
+        folders = [path.name for path in pytester.path.glob(f"klavis-artifacts/latest/test_it.py-{test}-*/attempt-1/*")]
+        assert sorted(folders) == ["local", "local-2"]

@@ -21,10 +21,26 @@ SWALLOWED = "The test caught or outlived this error of the infrastructure: nothi
 def judge(
     session: KlavisSession, item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.TestReport
 ) -> pytest.TestReport:
-    """Turn infra errors into ERRORs, save the evidence of a failure, hand over what is over."""
+    """Turn infra errors into ERRORs, save the evidence of a failure, hand over what is over.
+
+    Whatever goes wrong in here is told in the report and changes nothing else: a hook that
+    raises would end the whole run.
+    """
     state = item.stash.get(STATE, None)
-    if state is None:
-        return report
+    if state is not None:
+        try:
+            _judge(session, item, call, report, state)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001  pytest-timeout's Failed is a BaseException, too
+            report.sections.append(("klavis", f"trouble while handling this report: {type(error).__name__}: {error}"))
+    scrub(report)
+    return report
+
+
+def _judge(
+    session: KlavisSession, item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.TestReport, state: ItemState
+) -> None:
     phase = report.when
     _make_error(item, call, report, state)
     # A failing subtest reports through this hook too, before its test does: the flag must stick.
@@ -37,8 +53,6 @@ def judge(
             session.forget_files(state)
             with paused(item):
                 hand_over(session)
-    scrub(report)
-    return report
 
 
 def infra_errors(error: BaseException | None) -> Iterator[InfraError]:
@@ -128,7 +142,10 @@ def drain(session: KlavisSession) -> None:
         wanted = session.settings.artifacts == "always" or (session.settings.artifacts != "never" and use.failed)
         folder = use.lease.order.evidence
         if wanted and folder is not None and not use.lease.saved and time.monotonic() < deadline:
-            session.desk.save(use.lease, folder, extract=False, about={"outcome": "interrupted"})
+            try:
+                session.desk.save(use.lease, folder, extract=False, about={"outcome": "interrupted"})
+            except (InfraError, OSError) as error:
+                session.tally.unsaved.append(f"{folder}: {error}")
     if time.monotonic() < deadline:
         hand_over(session)
     session.tally.calls = session.desk.api.calls

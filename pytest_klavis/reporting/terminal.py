@@ -49,6 +49,8 @@ def summary(reporter: pytest.TerminalReporter, session: KlavisSession) -> None:
     for what, ids in (("kept until its TTL", tally.kept), ("NOT released", tally.leaked)):
         for sandbox_id in ids:
             reporter.write_line(f"{what}: {sandbox_id}", red=what.startswith("NOT"), bold=True)
+    for trouble in tally.unsaved:
+        reporter.write_line(f"NOT saved: {trouble}", red=True, bold=True)
     for nodeid, saved in dict(reversed(tally.saved)).items():
         reporter.write_line(nodeid)
         reporter.write_line(f"  saved in {artifacts.shown(Path(saved))}")

@@ -20,14 +20,13 @@ from pytest_klavis.errors import SeedError, SpecError
 from .names import NameRefusedError, encode, folded, split
 from .scan import Item, Special, scan
 from .tarstream import BLOCK, CHUNK
-from .trees import DIRECTORY, Walk, open_directory
+from .trees import DIRECTORY, READ, Walk, open_directory, open_locked_file, unlock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 MTIME = 946_684_800  # 2000-01-01T00:00:00Z
 LEVEL = 3  # of gzip: half the time of 6 for a tenth more bytes
-READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def pack(
     with zeros to the size it had, all else is left out. `limit` caps the bytes of all files together: SeedError, or
     what does not fit is left out.
     """
-    with _top(root) as top, _sink(dest) as sink:
+    with _top(root, special) as top, _sink(dest) as sink:
         found = scan(top, root, special)
         found.fit(limit)
         writer = _Writer(sink, below)
@@ -63,7 +62,7 @@ def pack(
             for item in found.items:
                 if item.kind == "file":
                     try:
-                        _add_file(item, walk, writer, limit)
+                        _add_file(item, walk, writer, limit, special)
                     except _LeftOutError as reason:
                         found.object(item.path, str(reason))
                     except OSError as error:
@@ -125,8 +124,9 @@ class _LeftOutError(Exception):
     """One file that cannot be packed as it is."""
 
 
-def _add_file(item: Item, walk: Walk, writer: _Writer, limit: int | None) -> None:
-    descriptor = os.open(encode(item.parts[-1]), READ, dir_fd=walk.directory(item.parts[:-1]))
+def _add_file(item: Item, walk: Walk, writer: _Writer, limit: int | None, special: Special) -> None:
+    enter = open_locked_file if special == "skip" else _open_as_is
+    descriptor = enter(encode(item.parts[-1]), walk.directory(item.parts[:-1]))
     try:
         before = os.fstat(descriptor)
         if not stat.S_ISREG(before.st_mode):
@@ -210,8 +210,10 @@ class _Writer:
 
 
 @contextmanager
-def _top(root: Path) -> Iterator[int]:
+def _top(root: Path, special: Special) -> Iterator[int]:
     try:
+        if special == "skip":
+            unlock(root)
         descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise SeedError(f"cannot pack {root}: {error.strerror}") from error
@@ -241,6 +243,10 @@ def _sink(dest: Path | BinaryIO) -> Iterator[BinaryIO]:
         raise SeedError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _open_as_is(name: bytes, parent: int) -> int:
+    return os.open(name, READ, dir_fd=parent)
 
 
 def _enter_as_is(name: bytes, parent: int) -> int:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 NOT_A_DIRECTORY = (errno.ELOOP, errno.ENOTDIR)  # what O_DIRECTORY|O_NOFOLLOW says to a link or a file
 
@@ -35,6 +36,30 @@ def open_directory(name: bytes, parent: int) -> int:
         return os.open(name, DIRECTORY, dir_fd=parent)
     finally:
         os.close(pinned)
+
+
+def open_locked_file(name: bytes, parent: int) -> int:
+    """Open a file for reading, also one that its owner, which we may be, has locked with chmod."""
+    try:
+        return os.open(name, READ, dir_fd=parent)
+    except PermissionError:
+        if not hasattr(os, "O_PATH"):
+            raise
+    pinned = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        mode = os.fstat(pinned).st_mode
+        if stat.S_ISREG(mode):
+            os.chmod(f"/proc/self/fd/{pinned}", stat.S_IMODE(mode) | 0o400)  # noqa: PTH101  (a descriptor)
+        return os.open(name, READ, dir_fd=parent)
+    finally:
+        os.close(pinned)
+
+
+def unlock(root: Path) -> None:
+    """Undo it where an agent has closed the top of its workspace; the way to it must be nobody else's."""
+    mode = root.lstat().st_mode
+    if stat.S_ISDIR(mode) and mode & 0o700 != 0o700:
+        root.chmod(stat.S_IMODE(mode) | 0o700)
 
 
 @contextmanager

@@ -115,7 +115,7 @@ def test_the_environment_is_clean(box: Box, monkeypatch: pytest.MonkeyPatch) -> 
     assert variables.pop("GREETING") == "hi there"
     assert variables.pop("HOME") == "/elsewhere"
     variables.pop("PWD", None)
-    assert set(variables) == {"PATH", "TMPDIR", "LANG", "USER", "LOGNAME"}
+    assert set(variables) == {"PATH", "TMPDIR", "LANG", "USER", "LOGNAME", "GIT_CONFIG_NOSYSTEM"}
 
 
 def test_a_program_with_an_equals_sign_in_its_name(box: Box) -> None:

@@ -223,8 +223,14 @@ def test_clients_that_misbehave_do_not_hurt_the_server(user: User) -> None:
 
 def test_each_failed_request_is_one_line_in_the_log_without_its_query(user: User) -> None:
     user.api.get("/local-sandbox/log-me-please?secret=yes")
+
+    def lines() -> list[str]:
+        log = (user.run_dir / "server.log").read_text()
+        return [line for line in log.splitlines() if "'/local-sandbox/log-me-please'" in line]
+
+    wait_until(lambda: bool(lines()))  # the answer may come before the line
+    (line,) = lines()
     log = (user.run_dir / "server.log").read_text()
-    (line,) = [line for line in log.splitlines() if "'/local-sandbox/log-me-please'" in line]
     assert "GET" in line
     assert "404" in line
     assert "secret=yes" not in log

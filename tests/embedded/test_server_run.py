@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -145,3 +146,20 @@ def test_a_running_command_ends_with_its_sandbox(user: User, box: str, how: str,
     else:
         assert user.download(box) == {}
         assert user.run(box, "echo", "again")["stdout"] == "again\n"
+
+
+@pytest.mark.parametrize("level", ["strict", "landlock", "none"])
+def test_an_agent_that_closes_its_workspace_hurts_only_itself(start: Callable[..., User], level: str) -> None:
+    user = start(isolation=level)
+    if user.found["isolation"] != level:
+        pytest.skip(f"this machine has no {level}")
+    box = user.acquire("terminal")["local_sandbox_id"]
+    user.upload(box, {"a.txt": "1"})
+    assert user.run(box, "sh", "-c", "mkdir -m 700 d && chmod 700 .")["exit_code"] == 0
+    assert user.run(box, "cat", "a.txt")["stdout"] == "1"
+    assert user.run(box, "pwd", cwd="d")["exit_code"] == 0
+    assert user.run(box, "git", "init", "-q", "x")["exit_code"] == 0
+    assert user.run(box, "sh", "-c", "chmod 000 a.txt d .")["exit_code"] == 0
+    assert user.run(box, "ls")["exit_code"] == 0
+    assert user.run(box, "chmod", "000", ".")["exit_code"] == 0
+    assert user.download(box)["a.txt"] == "1"

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from pytest_klavis.embedded.isolation.model import BadCommandError, IsolationError
+from pytest_klavis.workspace.trees import unlock
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,6 +33,7 @@ def open_directory(workspace: Path, cwd: str, roots: Sequence[str]) -> tuple[int
     if "\0" in cwd:
         raise BadCommandError(f"working directory {cwd!r} has a NUL byte in it")
     try:
+        unlock(workspace)
         stack = [(os.open(workspace, _DIRECTORY), "")]
     except OSError as error:
         raise IsolationError(f"the workspace is not there: {error}") from error
