@@ -20,6 +20,7 @@ from .errors import (
     SpecError,
     ToolError,
     TransportError,
+    UnavailableError,
 )
 
 if TYPE_CHECKING:
@@ -83,4 +84,5 @@ __all__ = [
     "ToolInfo",
     "ToolResult",
     "TransportError",
+    "UnavailableError",
 ]

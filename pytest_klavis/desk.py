@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from .api import redaction
+from . import redaction
 from .api.client import KlavisClient
 from .backend import Endpoint, start_embedded
 from .errors import BackendError

@@ -5,6 +5,7 @@ KlavisError
 ├── ToolError              a tool answered with an error (the agent's business, not the infrastructure's)
 └── InfraError             the sandbox or its API failed, so nothing is known about the agent
     ├── BackendError       no API to talk to: the embedded server did not start, a level is missing
+    │   └── UnavailableError       this backend has no such server
     ├── ApiError           the API answered, but not as asked (operation, status, body)
     │   ├── AuthError              401, 403
     │   ├── NotFoundError          404, 410
@@ -45,6 +46,10 @@ class InfraError(KlavisError):
 
 class BackendError(InfraError):
     """There is no API to talk to, or it cannot do what the test needs."""
+
+
+class UnavailableError(BackendError):
+    """This backend has no such server; another one may."""
 
 
 class ApiError(InfraError):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .api import redaction
+from . import redaction
 from .artifacts import shown
 from .errors import InfraError
 from .handles import LocalSandbox, RemoteSandbox
@@ -50,7 +50,7 @@ def _save_state(
     sandbox: LocalSandbox | RemoteSandbox, directory: Path, seed: Path | None, *, extract: bool
 ) -> list[str]:
     if isinstance(sandbox, RemoteSandbox):
-        state = sandbox._context.api.dump_sandbox(sandbox._name, sandbox.id)  # noqa: SLF001
+        state = sandbox._state()  # noqa: SLF001
         (directory / "data.json").write_text(json.dumps(state, indent=2, default=str) + "\n", "utf-8")
         return ["its state: data.json"]
     archive = directory / "workspace.tar.gz"

@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import catalog
-from .api import redaction
+from . import catalog, redaction
 from .artifacts import begin_run, run_of
-from .errors import BackendError, InfraError, KlavisError, RequestRefusedError, SeedError
+from .errors import BackendError, InfraError, KlavisError, RequestRefusedError, SeedError, UnavailableError
 from .evidence import save
 from .handles import Context, LocalSandbox, RemoteSandbox, Server
 
@@ -24,10 +23,6 @@ if TYPE_CHECKING:
     from .spec import Spec
     from .tally import Tally
     from .workspace.seed import Seed
-
-
-class UnavailableError(BackendError):
-    """This backend has no such server; another one may."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +70,14 @@ class Desk:
         self.scratch = scratch
         self.pid = os.getpid()
         self.tally = tally
+        self.other_calls = 0
+        """API calls that other clients to this backend have made."""
         tally.isolation = endpoint.isolation
+
+    @property
+    def calls(self) -> int:
+        """API calls made so far."""
+        return self.api.calls + self.other_calls
 
     def acquire(self, order: Order) -> Lease:
         """Acquire and seed one sandbox.

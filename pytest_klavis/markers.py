@@ -23,17 +23,10 @@ FIXTURES = frozenset(
 DECLARED = ("sandbox", "sandboxes", "klavis_box")
 
 
-def klavis_benchmark(name: object) -> object:
-    """Check the argument of the mark: the benchmark of a test's acquires that name none, or None for none."""
-    if name is not None and (not isinstance(name, str) or not name):
-        raise SpecError(f"klavis_benchmark takes a name such as 'Toolathlon', or None, not {name!r}")
-    return name
-
-
 SIGNATURES: Mapping[str, Callable[..., Any]] = {
     "local_sandbox": spec.local_sandbox,
     "klavis_sandbox": spec.klavis_sandbox,
-    "klavis_benchmark": klavis_benchmark,
+    "klavis_benchmark": spec.klavis_benchmark,
 }
 _TEXTS = {
     "local_sandbox": "declare a local sandbox, given by the fixture `sandbox` or `sandboxes`",

@@ -11,6 +11,7 @@ import re
 import secrets
 import stat
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from pytest_klavis.workspace import trees
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _HELD = (errno.EACCES, errno.EAGAIN)
+OWNER_HEADER = "X-Klavis-Owner"  # names the process that a request comes from
+_YOUNG = 60.0  # seconds in which a run without a server may still be starting
 SET_ASIDE = ".gone-"  # what starts with this is being removed, or its remover died
 
 log = logging.getLogger(__name__)
@@ -167,3 +170,37 @@ def remove_tree(path: Path) -> None:
         else:
             return
     log.warning("could not remove %s: %s", path, failed)
+
+
+def sweep_dead_runs(skip: Path | None = None) -> None:
+    """Remove what runs left behind whose server and owners are all dead. `skip` is the caller's own directory.
+
+    A run that may still be starting (under 60 s old, no server yet) is left alone.
+    """
+    for path in sorted(base_directory().iterdir()):
+        if path == skip:
+            continue  # testing our own locks would drop them
+        with contextlib.suppress(FileNotFoundError):  # another sweep was faster
+            _sweep(path)
+
+
+def _sweep(path: Path) -> None:
+    import filelock  # noqa: PLC0415
+
+    if path.is_symlink() or not path.is_dir():
+        return
+    if path.name.startswith(SET_ASIDE):
+        remove_tree(path)
+        return
+    run = RunDir(path)
+    if not run.server_lock.exists() and time.time() - path.stat().st_mtime < _YOUNG:
+        return
+    try:
+        with filelock.FileLock(run.start_lock, timeout=0):
+            owners = list(run.owners.iterdir()) if run.owners.is_dir() else []
+            if any(is_held(lock) for lock in (run.server_lock, *owners)):
+                return
+            gone = set_aside(path)
+    except filelock.Timeout:
+        return  # someone is starting it
+    remove_tree(gone)

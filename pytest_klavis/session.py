@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from . import artifacts
-from .arguments import Template, load_data
-from .errors import InfraError, SpecError
+from . import artifacts, spec
+from .arguments import Template, bind, load_data
+from .errors import InfraError, SpecError, UnavailableError
 from .settings import WIDE_TTL, Settings
 from .spec import Ask
 from .tally import Tally
@@ -108,24 +108,20 @@ class KlavisSession:
         self.tally = Tally()
         self.item: pytest.Item | None = None
         self.uses: list[Use] = []
-        self._desk: Desk | None = None
+        self.desk: Desk | None = None
+        """Made when the first sandbox is asked for."""
         self._signals: dict[int, Any] = {}
 
     # -- the backend ---------------------------------------------------------------------------
 
-    @property
-    def desk(self) -> Desk | None:
-        """The desk, if a sandbox was ever asked for."""
-        return self._desk
-
     def open_desk(self) -> Desk:
         """The way to the backend, made on the first sandbox; raises BackendError when there is none."""
-        if self._desk is None:
+        if self.desk is None:
             from .desk import open_desk  # noqa: PLC0415  httpx and pydantic load with the first sandbox
 
-            self._desk = open_desk(self.settings, self.run.id, self.tally)
+            self.desk = open_desk(self.settings, self.run.id, self.tally)
         self._turn_signals_into_interrupts()
-        return self._desk
+        return self.desk
 
     def finish(self) -> None:
         """A worker tells the controller what it did; the controller forgets old runs."""
@@ -142,9 +138,9 @@ class KlavisSession:
 
     def close(self) -> None:
         """Let go of the backend and of the signals."""
-        if self._desk is not None:
-            self._desk.close()
-            self._desk = None
+        if self.desk is not None:
+            self.desk.close()
+            self.desk = None
         while self._signals:
             number, handler = self._signals.popitem()
             signal.signal(number, handler)
@@ -252,14 +248,12 @@ class KlavisSession:
         self.open_desk().hand_over(lease, why="another sandbox of its set could not be acquired")
 
     def _lease(self, ask: Ask, request: pytest.FixtureRequest, *, wide: bool) -> Use:
-        from .lifecycle import UnavailableError  # noqa: PLC0415
-
         item = self.item
         if item is None:
             raise SpecError("a sandbox can only be acquired while a test runs")
-        order = self._order(ask, request, item, wide=wide)
         try:
             with paused(item):
+                order = self._order(ask, request, item, wide=wide)
                 lease = self.open_desk().acquire(order)
             use = Use(lease, str(request.fixturename), ask.key, [item.stash[STATE]])
             self.uses.append(use)
@@ -289,13 +283,13 @@ class KlavisSession:
         def look_up(path: str | Path) -> Path:
             return find(path, start=start, root=root)
 
-        spec, given = ask.resolve(self.benchmark_of(request))
+        wanted, given = ask.resolve(self.benchmark_of(request))
         workspace = template.fill(ask.workspace)
         data = load_data(template.fill(ask.data), look_up)
-        if data is not None and spec.kind == "local":
-            raise SpecError(f"a {spec} takes no data=; put files into its workspace with workspace=")
+        if data is not None and wanted.kind == "local":
+            raise SpecError(f"a {wanted} takes no data=; put files into its workspace with workspace=")
         return Order(
-            spec=spec,
+            spec=wanted,
             given=given,
             ttl=ask.ttl or self._default_ttl(wide=wide),
             seed=None if workspace is None else resolve_seed(workspace, start=start, root=root, git=ask.git),
@@ -310,7 +304,10 @@ class KlavisSession:
     def benchmark_of(self, request: pytest.FixtureRequest) -> str | None:
         """The benchmark for acquires that name none: the nearest mark, else the setting."""
         mark = request.node.get_closest_marker("klavis_benchmark")
-        return mark.args[0] if mark is not None and mark.args else self.settings.benchmark
+        if mark is None:
+            return self.settings.benchmark
+        chosen: str | None = bind(spec.klavis_benchmark, mark.args, mark.kwargs)
+        return chosen
 
     def _default_ttl(self, *, wide: bool) -> int:
         return WIDE_TTL if wide and self.settings.source("ttl") == "default" else self.settings.ttl

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from . import catalog
 from .arguments import listed, ttl_seconds
+from .catalog import Kind
 from .errors import SpecError
 
-Kind = Literal["local", "remote"]
 Workspace = str | Path | Mapping[str, str | bytes]
 Data = str | Path | Mapping[str, Any]
 
@@ -105,7 +105,7 @@ def local_sandbox(
         workspace=workspace,
         data=_data(data),
         git=_check_type("git", git, (bool,), "True or False"),
-        benchmark=_benchmark(benchmark),
+        benchmark=_checked_benchmark(benchmark),
         account=_text("account", account),
         ttl=_ttl(ttl),
         name=_text("name", name),
@@ -131,7 +131,7 @@ def klavis_sandbox(
         kind="remote",
         servers=_server_names((server,)),
         data=_data(data),
-        benchmark=_benchmark(benchmark),
+        benchmark=_checked_benchmark(benchmark),
         account=_text("account", account),
         tags=_tags(tags),
         ttl=_ttl(ttl),
@@ -162,6 +162,13 @@ def klavis_sandboxes(
     local_sandbox("filesystem", workspace=workspace, git=git, benchmark=benchmark, account=account, ttl=ttl)
     _tags(tags)
     return names
+
+
+def klavis_benchmark(name: Any) -> str | None:
+    """Check a benchmark's name (known ones ignore case), or None for none: the argument of the mark."""
+    if name is not None and (not isinstance(name, str) or not name):
+        raise SpecError(f"benchmark {name!r}: give a name such as {listed(catalog.BENCHMARKS)}, or None for none")
+    return None if name is None else catalog.benchmark(name)
 
 
 def split_by_kind(
@@ -222,12 +229,8 @@ def _data(data: Any) -> Data | None:
     return data  # type: ignore[no-any-return]
 
 
-def _benchmark(value: Any) -> str | Inherit | None:
-    if isinstance(value, Inherit) or value is None:
-        return value
-    if not isinstance(value, str) or not value:
-        raise SpecError(f"benchmark={value!r}: give a name such as {listed(catalog.BENCHMARKS)}, or None for none")
-    return catalog.benchmark(value)
+def _checked_benchmark(value: Any) -> str | Inherit | None:
+    return value if isinstance(value, Inherit) else klavis_benchmark(value)
 
 
 def _tags(tags: Any) -> tuple[tuple[str, str], ...]:

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from pytest_klavis import rundir
-from pytest_klavis.backend import Endpoint, Owner, start_embedded, sweep_dead_runs
+from pytest_klavis.backend import Endpoint, Owner, start_embedded
 from pytest_klavis.errors import BackendError
 from pytest_klavis.rundir import RunDir
 
@@ -174,7 +174,7 @@ def test_a_sweep_leaves_what_is_not_a_dead_run(tmp: Path) -> None:
     for name in ("own", "old"):
         os.utime(base / name, (time.time() - 120,) * 2)
     (base / "link").symlink_to(tmp)
-    sweep_dead_runs(skip=base / "own")
+    rundir.sweep_dead_runs(skip=base / "own")
     assert sorted(path.name for path in base.iterdir()) == ["link", "own", "young"]
 
 

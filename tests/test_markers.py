@@ -12,7 +12,7 @@ import pytest
         ("local_sandbox()", "sandbox", "missing a required argument: 'servers'"),
         ('klavis_sandbox("")', "sandbox", "no server name"),
         ('klavis_sandbox("github")', "local_sandbox", "asks for neither `sandbox` nor `sandboxes`"),
-        ("klavis_benchmark(3)", "sandbox", "not 3"),
+        ("klavis_benchmark(3)", "sandbox", "benchmark 3"),
         ("klavis_benchmark()", "sandbox", "missing a required argument: 'name'"),
     ],
 )

@@ -9,7 +9,7 @@ from .cloud import Cloud, Fault
 
 @pytest.mark.parametrize("method", ["signal", "thread"])
 def test_waiting_for_the_backend_does_not_count(pytester: pytest.Pytester, cloud: Cloud, method: str) -> None:
-    cloud.faults = [Fault("POST /local-sandbox", delay=1.2), Fault("DELETE /local-sandbox/.*", delay=1.2)]
+    cloud.faults = [Fault("POST /local-sandbox", delay=2.2), Fault("DELETE /local-sandbox/.*", delay=2.2)]
     pytester.makepyfile(
         """
         import pytest
@@ -22,7 +22,7 @@ def test_waiting_for_the_backend_does_not_count(pytester: pytest.Pytester, cloud
             local_sandbox("filesystem")
         """
     )
-    result = pytester.runpytest_subprocess("--timeout=1", f"--timeout-method={method}")
+    result = pytester.runpytest_subprocess("--timeout=2", f"--timeout-method={method}")
     result.assert_outcomes(passed=2)
     assert cloud.held() == []
 

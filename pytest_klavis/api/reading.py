@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pydantic
 
 from pytest_klavis.api import models
-from pytest_klavis.api.redaction import register_answer, register_url
 from pytest_klavis.errors import TransportError
+from pytest_klavis.redaction import register_answer, register_url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

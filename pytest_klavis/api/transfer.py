@@ -18,7 +18,6 @@ import httpx
 from pytest_klavis.api import models
 from pytest_klavis.api.connection import Clock, Fault, exchange, read_body
 from pytest_klavis.api.operations import IDEMPOTENT, Operation
-from pytest_klavis.api.redaction import register_url
 from pytest_klavis.api.transport import REPEATS, Answer, no_answer, shown_body
 from pytest_klavis.errors import (
     ApiError,
@@ -29,6 +28,7 @@ from pytest_klavis.errors import (
     ServerError,
     TransportError,
 )
+from pytest_klavis.redaction import register_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

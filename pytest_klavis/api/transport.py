@@ -21,7 +21,6 @@ import pydantic
 
 from pytest_klavis.api import models
 from pytest_klavis.api.connection import Clock, Fault, exchange, read_body
-from pytest_klavis.api.redaction import redact, redact_mapping, register
 from pytest_klavis.errors import (
     ApiError,
     AuthError,
@@ -32,6 +31,7 @@ from pytest_klavis.errors import (
     SpecError,
     TransportError,
 )
+from pytest_klavis.redaction import redact, redact_mapping, register
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_klavis import catalog
 from pytest_klavis.embedded import tools
 from pytest_klavis.embedded.web import Refusal, invalid, refuse_invalid
+from pytest_klavis.rundir import OWNER_HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -144,9 +145,9 @@ def check_region(query: Mapping[str, str]) -> None:
 
 def owner_of(headers: Mapping[str, str]) -> str | None:
     """The process that sends the request, None without the header. Raises Refusal 422."""
-    owner = headers.get("x-klavis-owner")
+    owner = headers.get(OWNER_HEADER)
     if owner is not None and not _OWNER.fullmatch(owner):
-        refuse_invalid(invalid(["header", "X-Klavis-Owner"], f"Input should match {_OWNER.pattern}", "pattern", owner))
+        refuse_invalid(invalid(["header", OWNER_HEADER], f"Input should match {_OWNER.pattern}", "pattern", owner))
     return owner
 
 

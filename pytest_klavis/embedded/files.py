@@ -17,7 +17,6 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
-from pytest_klavis.embedded.removal import grant, names, remove
 from pytest_klavis.embedded.rooted import LIBC, LISTING, AccessDeniedError, Root
 
 if TYPE_CHECKING:
@@ -235,17 +234,6 @@ class WorkspaceFiles:
                 os.rename(from_name, to_name, src_dir_fd=from_directory, dst_dir_fd=to_directory)
             else:
                 _rename_new(from_directory, from_name, to_directory, to_name)
-
-    def remove(self, path: str) -> None:
-        """Remove a file, a link as such, or a whole tree however deep; "." empties the workspace."""
-        with self._at.place(path, follow=False) as (directory, name):
-            if name == ".":
-                grant(directory)
-                for inner in names(directory):
-                    remove(directory, inner)
-            else:
-                remove(directory, name)
-        self._measured = float("-inf")
 
     def usage(self) -> int:
         """Bytes that the files of the workspace hold."""

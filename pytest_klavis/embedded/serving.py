@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_klavis import rundir
-from pytest_klavis.backend import sweep_dead_runs
 from pytest_klavis.embedded import isolation
 from pytest_klavis.errors import BackendError
-from pytest_klavis.rundir import RunDir
+from pytest_klavis.rundir import RunDir, sweep_dead_runs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

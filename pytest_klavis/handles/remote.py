@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pytest_klavis.errors import TransportError
+
 from .base import Private, Sandbox, guarded, in_thread
 
 
@@ -34,7 +36,14 @@ class RemoteSandbox(Sandbox):
     @guarded
     def dump(self) -> dict[str, Any]:
         """The account's state as the server's typed dump gives it."""
-        return self._context.api.dump_sandbox(self._name, self.id)
+        return self._state()
+
+    def _state(self) -> dict[str, Any]:
+        answer = self._context.api.dump_sandbox(self._name, self.id)
+        state = answer.get("data")
+        if not isinstance(state, dict):
+            raise TransportError(f"the dump of {self!r} holds no object 'data', but {', '.join(answer) or 'nothing'}")
+        return state
 
     def find(self, collection: str, **fields: Any) -> dict[str, Any]:
         """The one object of `dump()[collection]` whose fields equal `fields`; LookupError for none or several."""

@@ -16,7 +16,7 @@ import httpx
 
 from pytest_klavis import errors
 from pytest_klavis.api.connection import Clock, Fault, exchange
-from pytest_klavis.api.redaction import redact
+from pytest_klavis.redaction import redact
 
 from .sse import messages
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from pytest_klavis import errors
-from pytest_klavis.api.redaction import redact
+from pytest_klavis.redaction import redact
 
 from .channel import label
 

@@ -148,4 +148,4 @@ def drain(session: KlavisSession) -> None:
                 session.tally.unsaved.append(f"{folder}: {error}")
     if time.monotonic() < deadline:
         hand_over(session)
-    session.tally.calls = session.desk.api.calls
+    session.tally.calls = session.desk.calls

@@ -10,7 +10,7 @@ import pytest
 
 def scrub(report: pytest.TestReport | pytest.CollectReport) -> None:
     """Replace every registered secret in `report` in place. Free while no secret was registered."""
-    redaction = sys.modules.get("pytest_klavis.api.redaction")
+    redaction = sys.modules.get("pytest_klavis.redaction")
     if redaction is None:
         return
     redact = redaction.redact

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
 from pytest_klavis.errors import ArchiveError
+from pytest_klavis.redaction import redact
 
 from .names import decode, quoted
 
@@ -114,8 +115,6 @@ def _check_magic(data: bytes) -> None:
     if data.startswith(b"\x1f\x8b"):
         return
     # An error page of a storage service lands here: its first words say more than "not gzip" does.
-    from pytest_klavis.api.redaction import redact  # noqa: PLC0415  (the wire's room is needed for this message only)
-
     raise ArchiveError(f"this is no gzip archive; it begins with {quoted(redact(decode(data[:2000])), 160)}")
 
 

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import pytest
 
-from pytest_klavis.api.redaction import Registry, redact, redact_mapping, register, register_url
+from pytest_klavis.redaction import Registry, redact, redact_mapping, register, register_url
 
 KEY = "kl-a/b+c&d\"e'0123456789"
 INSTANCE = "https://gmail-mcp-server.klavis.ai/mcp/?instance_id=9f8b7c6d-0000-4000-8000-1234567890ab"
@@ -169,6 +169,6 @@ def test_the_process_has_one_registry() -> None:
 
 
 def test_redaction_loads_nothing_heavy() -> None:
-    code = "import sys, pytest_klavis.api.redaction; print({'httpx', 'pydantic'} & set(sys.modules))"
+    code = "import sys, pytest_klavis.redaction; print({'httpx', 'pydantic'} & set(sys.modules))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "set()"
