@@ -14,6 +14,8 @@ from typing import Any
 
 from .errors import SpecError
 
+__tracebackhide__ = True  # users read their own frames
+
 MIN_TTL, MAX_TTL = 60, 86_400
 """Seconds; what the API takes as `ttl_seconds` (OpenAPI document of 2026)."""
 
@@ -83,16 +85,23 @@ class Template:
     params: Mapping[str, Any] = field(default_factory=dict)
 
     def fill(self, value: Any) -> Any:
-        """`value` with each `{param}` replaced; anything but a text with braces is returned as it is."""
+        """`value` with each `{param}` replaced; anything but a text or path with braces is returned as it is."""
+        if isinstance(value, Path):
+            return Path(self.fill(str(value)))
         if not isinstance(value, str) or "{" not in value:
             return value
 
         def replace(match: re.Match[str]) -> str:
             try:
-                return str(self.params[match[1]])
+                filled = str(self.params[match[1]])
             except KeyError:
                 have = listed(sorted(self.params)) or "none: the test is not parametrized"
                 raise SpecError(f"{value!r} asks for the parameter {match[1]!r}; the test has {have}") from None
+            if filled.strip() in {"", "."} or ".." in filled.split("/"):
+                raise SpecError(
+                    f"{value!r}: the parameter {match[1]!r} is {filled!r}, which names no folder of its own"
+                )
+            return filled
 
         return re.sub(r"\{([A-Za-z_]\w*)\}", replace, value)
 

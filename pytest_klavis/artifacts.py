@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import shutil
+import threading
 from pathlib import Path
 
 KEPT_RUNS = 20
@@ -18,7 +19,8 @@ def slug(nodeid: str, worker: str = "") -> str:
     `worker` is given where several workers run the same test.
     """
     nodeid += f"@{worker}" if worker else ""
-    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", nodeid.rpartition("/")[2]).strip("-.")[:80]
+    file, _, rest = nodeid.partition("::")
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{Path(file).stem}-{rest}").strip("-.")[:80]
     return f"{readable}-{hashlib.sha256(nodeid.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
 
 
@@ -35,13 +37,12 @@ def sandbox_folder(attempt: Path, key: str, taken: set[Path]) -> Path:
 def begin_run(run: Path) -> None:
     """Make a run's folder and point `latest` at it. Safe to call from several processes."""
     root = run.parent
-    root.mkdir(parents=True, exist_ok=True)
-    ignore = root / ".gitignore"
-    if not ignore.exists():
-        ignore.write_text("*\n")
+    if not root.exists():
+        root.mkdir(parents=True, exist_ok=True)
+        (root / ".gitignore").write_text("*\n")
     run.mkdir(exist_ok=True)
     (run / MARKER).touch()
-    pending = root / f".latest-{os.getpid()}"
+    pending = root / f".latest-{os.getpid()}-{threading.get_ident()}"
     pending.unlink(missing_ok=True)
     pending.symlink_to(run.name)
     latest = root / "latest"
@@ -49,6 +50,16 @@ def begin_run(run: Path) -> None:
         pending.replace(latest)
     else:
         pending.unlink()
+
+
+def is_ours(path: Path, root: Path) -> bool:
+    """Whether nothing below `path` is to be collected: evidence, which agents wrote, of this run or another."""
+    return path == root or (path / MARKER).exists()
+
+
+def folders(run: Path) -> list[str]:
+    """What was saved in a run, as paths relative to it: one per sandbox, and the tests' own files."""
+    return sorted(str(path.relative_to(run)) for path in run.glob("*/attempt-*/*") if path.is_dir())
 
 
 def run_of(folder: Path) -> Path:
@@ -73,5 +84,8 @@ def new_attempt(test: Path, first: int) -> Path:
 
 def shown(path: Path) -> str:
     """A path as people want to read it: relative to where they are, if it is below."""
-    relative = os.path.relpath(path)
+    try:
+        relative = os.path.relpath(path)
+    except OSError:  # the test removed the directory that we are in
+        return str(path)
     return str(path) if relative.startswith("..") else relative

@@ -22,6 +22,8 @@ from pytest_klavis.rundir import OWNER_HEADER, RunDir
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+__tracebackhide__ = True  # users read their own frames
+
 # The child gets a cleared environment and its default module path. The package is taken from where this process has
 # it, and the folders in which its requirements live are appended: last, so that a test's folder shadows nothing.
 # It forks once so that the server is nobody's child here: no zombie, nothing for an os.wait() of the user's to meet.

@@ -5,13 +5,14 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from . import redaction
 from .api.client import KlavisClient
 from .backend import Endpoint, start_embedded
 from .errors import BackendError
 from .lifecycle import Desk
 from .settings import Settings
 from .tally import Tally
+
+__tracebackhide__ = True  # users read their own frames
 
 
 def open_desk(settings: Settings, run_id: str, tally: Tally) -> Desk:
@@ -25,8 +26,6 @@ def open_desk(settings: Settings, run_id: str, tally: Tally) -> Desk:
                 f"the cloud backend (from {settings.source('backend')}) needs a key: set KLAVIS_API_KEY, "
                 "or run on --klavis-backend=embedded"
             )
-        endpoint, owner = Endpoint("cloud", settings.base_url, settings.api_key, {}), None
-        scratch = Path(tempfile.mkdtemp(prefix="pytest-klavis-"))
-    redaction.register(endpoint.api_key, "<klavis api key>")
+        endpoint, owner, scratch = Endpoint("cloud", settings.base_url, settings.api_key, {}), None, None
     api = KlavisClient(endpoint.base_url, endpoint.api_key, region=settings.region, headers=endpoint.headers)
-    return Desk(endpoint, owner, api, scratch, tally)
+    return Desk(endpoint, owner, api, scratch or Path(tempfile.mkdtemp(prefix="pytest-klavis-")), tally)

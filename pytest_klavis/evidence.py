@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from . import redaction
 from .artifacts import shown
-from .errors import InfraError
+from .errors import InfraError, NotFoundError, TransportError
 from .handles import LocalSandbox, RemoteSandbox
 from .workspace.archive import Limits
 from .workspace.archive import extract as extract_archive
@@ -20,6 +21,16 @@ TEXT_LIMIT = 200_000
 SHOWN_CHANGES = 20
 
 
+@dataclass(frozen=True)
+class Saved:
+    """What became of the evidence of one sandbox."""
+
+    text: str
+    """For the failure report."""
+    gone: InfraError | None = None
+    """The sandbox was not there any more: nothing that the test saw of it counts."""
+
+
 def save(
     sandbox: LocalSandbox | RemoteSandbox,
     directory: Path,
@@ -27,34 +38,36 @@ def save(
     seed: Path | None,
     facts: Mapping[str, Any],
     extract: bool,
-) -> str:
-    """Save what `sandbox` holds; returns what to say about it in the failure report.
+    patience: float,
+) -> Saved:
+    """Save what `sandbox` holds. `patience` is how many seconds the download may take.
 
-    Trouble with one part is told in the text and in `sandbox.json`, and does not stop the others.
+    Trouble with the state is told in the text and in `sandbox.json`; the facts are saved all the same.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    lines: list[str] = []
     record = dict(facts)
+    gone = None
     try:
-        lines += _save_state(sandbox, directory, seed, extract=extract)
+        lines = _save_state(sandbox, directory, seed, extract=extract, patience=patience)
+        lines.append(f"saved in {shown(directory)}")
     except (InfraError, OSError) as error:
         record["dump_error"] = redaction.redact(str(error))
-        lines.append(f"the state could NOT be saved: {record['dump_error']}")
+        lines = [f"its state could NOT be saved: {record['dump_error']}", f"what is known of it: {shown(directory)}"]
+        gone = error if isinstance(error, NotFoundError | TransportError) else None
     text = json.dumps(redaction.redact_mapping(record), indent=2, sort_keys=True, default=str)
     (directory / "sandbox.json").write_text(text + "\n", "utf-8")
-    lines.append(f"saved in {shown(directory)}")
-    return "\n".join(lines)
+    return Saved("\n".join(lines), gone)
 
 
 def _save_state(
-    sandbox: LocalSandbox | RemoteSandbox, directory: Path, seed: Path | None, *, extract: bool
+    sandbox: LocalSandbox | RemoteSandbox, directory: Path, seed: Path | None, *, extract: bool, patience: float
 ) -> list[str]:
     if isinstance(sandbox, RemoteSandbox):
         state = sandbox._state()  # noqa: SLF001
         (directory / "data.json").write_text(json.dumps(state, indent=2, default=str) + "\n", "utf-8")
         return ["its state: data.json"]
     archive = directory / "workspace.tar.gz"
-    sandbox._download(archive, deadline=120.0)  # noqa: SLF001
+    sandbox._download(archive, deadline=patience)  # noqa: SLF001
     if extract:
         extract_archive(archive, directory / "workspace", limits=Limits(portable=False))
     diff = diff_archives(seed, archive)

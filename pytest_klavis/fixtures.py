@@ -13,16 +13,15 @@ from . import spec
 from .arguments import bind
 from .errors import SpecError
 from .markers import declared
-from .session import KEY, KlavisSession
+from .session import KEY, KlavisSession, Scope
 from .settings import Settings
 from .spec import INHERIT, Ask, Data, Inherit, Workspace
 
 if TYPE_CHECKING:
     from .api.client import KlavisClient
     from .handles import LocalSandbox, RemoteSandbox, Sandbox, SandboxSet
-    from .lifecycle import Lease
 
-Scope = Callable[[Ask], "Lease"]
+__tracebackhide__ = True  # users read their own frames
 
 
 class LocalSandboxFactory(Protocol):
@@ -90,7 +89,7 @@ class SandboxSetFactory(Protocol):
 
     def __call__(
         self,
-        servers: Sequence[str],
+        servers: str | Sequence[str],
         *,
         workspace: Workspace | None = None,
         data: Mapping[str, Data] | None = None,
@@ -106,7 +105,7 @@ class SandboxSetFactory(Protocol):
         """
         ...
 
-    async def acquire(self, servers: Sequence[str], **arguments: Any) -> SandboxSet:
+    async def acquire(self, servers: str | Sequence[str], **arguments: Any) -> SandboxSet:
         """The same for async tests: does not block the event loop."""
         ...
 
@@ -118,8 +117,9 @@ class _NotASandboxError(SpecError, AttributeError):
 class _Factory:
     """Calls `make`; says so when it is taken for a sandbox."""
 
-    def __init__(self, name: str, make: Callable[..., Any]) -> None:
+    def __init__(self, name: str, scope: Scope, make: Callable[..., Any]) -> None:
         self._name = name
+        self._scope = scope
         self._make = make
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -129,7 +129,9 @@ class _Factory:
     async def acquire(self, *args: Any, **kwargs: Any) -> Any:
         import anyio.to_thread  # noqa: PLC0415  only async tests need it
 
-        return await anyio.to_thread.run_sync(partial(self._make, *args, **kwargs))
+        # Here, as timers can only be set in the main thread.
+        with self._scope.session.waiting():
+            return await anyio.to_thread.run_sync(partial(self._make, *args, **kwargs))
 
     def __getattr__(self, attribute: str) -> NoReturn:
         raise _NotASandboxError(
@@ -141,12 +143,12 @@ class _Factory:
         return f"<factory {self._name}>"
 
 
-def one(lease: Scope, check: Callable[..., Ask]) -> Callable[..., Sandbox]:
+def _acquiring_one(scope: Scope, check: Callable[..., Ask]) -> Callable[..., Sandbox]:
     """The function that acquires one sandbox from the arguments of a factory."""
 
     def make(*args: Any, **kwargs: Any) -> Sandbox:
         __tracebackhide__ = True
-        return lease(bind(check, args, kwargs)).sandbox
+        return scope.lease([bind(check, args, kwargs)])[0].sandbox
 
     return make
 
@@ -157,14 +159,16 @@ def _session(request: pytest.FixtureRequest) -> KlavisSession:
 
 def _local(request: pytest.FixtureRequest) -> Iterator[LocalSandboxFactory]:
     """Factory of local sandboxes: real MCP servers over a private workspace."""
-    with _session(request).leases(request) as lease:
-        yield cast("LocalSandboxFactory", _Factory(str(request.fixturename), one(lease, spec.local_sandbox)))
+    with _session(request).leases(request) as scope:
+        make = _acquiring_one(scope, spec.local_sandbox)
+        yield cast("LocalSandboxFactory", _Factory(str(request.fixturename), scope, make))
 
 
 def _remote(request: pytest.FixtureRequest) -> Iterator[RemoteSandboxFactory]:
     """Factory of remote sandboxes: one SaaS server over a test account."""
-    with _session(request).leases(request) as lease:
-        yield cast("RemoteSandboxFactory", _Factory(str(request.fixturename), one(lease, spec.klavis_sandbox)))
+    with _session(request).leases(request) as scope:
+        make = _acquiring_one(scope, spec.klavis_sandbox)
+        yield cast("RemoteSandboxFactory", _Factory(str(request.fixturename), scope, make))
 
 
 local_sandbox = pytest.fixture(_local, name="local_sandbox")
@@ -189,32 +193,31 @@ def klavis_local_sandbox(local_sandbox: LocalSandboxFactory) -> LocalSandboxFact
 @pytest.fixture
 def klavis_sandboxes(request: pytest.FixtureRequest) -> Iterator[SandboxSetFactory]:
     """Factory of several sandboxes at once: all of them, or none."""
-    session = _session(request)
-    with session.leases(request) as lease:
+    with _session(request).leases(request) as scope:
 
         def make(*args: Any, **kwargs: Any) -> SandboxSet:
             __tracebackhide__ = True
             names = bind(spec.klavis_sandboxes, args, kwargs)
-            asks = spec.split_by_kind(names, kwargs, session.benchmark_of(request))
-            sandboxes = _all_or_none(session, lease, [ask for _, ask in asks])
-            by_name = {name: box for (own, _), box in zip(asks, sandboxes, strict=True) for name in own}
+            asks = spec.split_by_kind(names, kwargs, scope.benchmark())
+            leases = scope.lease([ask for _, ask in asks])
+            by_name = {name: lease.sandbox for (own, _), lease in zip(asks, leases, strict=True) for name in own}
             return _sandbox_set({name: by_name[name] for name in names})
 
-        yield cast("SandboxSetFactory", _Factory("klavis_sandboxes", make))
+        yield cast("SandboxSetFactory", _Factory("klavis_sandboxes", scope, make))
 
 
 @pytest.fixture
 def _klavis_declared(request: pytest.FixtureRequest) -> Iterator[dict[str, Sandbox]]:
     """What the marks of this test declare, acquired."""
-    session = _session(request)
     asks = declared(request.node)
     if not asks:
         raise SpecError(
             f"{request.node.nodeid} asks for the fixture {_asked_for(request)}, but no mark declares a sandbox: add "
             '@pytest.mark.local_sandbox(["filesystem"]) or @pytest.mark.klavis_sandbox("github")'
         )
-    with session.leases(request) as lease:
-        yield dict(zip(asks, _all_or_none(session, lease, list(asks.values())), strict=True))
+    with _session(request).leases(request) as scope:
+        leases = scope.lease(list(asks.values()))
+        yield {name: lease.sandbox for name, lease in zip(asks, leases, strict=True)}
 
 
 @pytest.fixture
@@ -254,19 +257,6 @@ def klavis_settings(request: pytest.FixtureRequest) -> Settings:
 def klavis_artifacts(request: pytest.FixtureRequest) -> Path:
     """A folder for the test's own evidence, kept by the same rule as workspaces."""
     return _session(request).files(request.node)
-
-
-def _all_or_none(session: KlavisSession, lease: Scope, asks: Sequence[Ask]) -> list[Sandbox]:
-    __tracebackhide__ = True
-    made: list[Lease] = []
-    try:
-        for ask in asks:
-            made.append(lease(ask))  # noqa: PERF401  what was made must be known when the next one fails
-    except BaseException:
-        for one_made in made:
-            session.discard(one_made)
-        raise
-    return [one_made.sandbox for one_made in made]
 
 
 def _only(declared_sandboxes: dict[str, Sandbox]) -> Sandbox:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from . import catalog, redaction
 from .artifacts import begin_run, run_of
 from .errors import BackendError, InfraError, KlavisError, RequestRefusedError, SeedError, UnavailableError
-from .evidence import save
+from .evidence import Saved, save
 from .handles import Context, LocalSandbox, RemoteSandbox, Server
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from .spec import Spec
     from .tally import Tally
     from .workspace.seed import Seed
+
+__tracebackhide__ = True  # users read their own frames
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Order:
     """Canonical server name -> the name that the test used."""
     ttl: int
     patience: float = 600.0
-    """Seconds that the acquire may take."""
+    """Seconds that the acquire with its seeding may take."""
     seed: Seed | None = None
     data: Mapping[str, Any] | None = None
     evidence: Path | None = None
@@ -57,7 +59,6 @@ class Lease:
     over: bool = False
     """The scope has ended; the hand-over may follow as soon as the verdict is known."""
     handed_over: bool = False
-    saved: list[Path] = field(default_factory=list)
 
 
 class Desk:
@@ -99,7 +100,7 @@ class Desk:
         self.tally.acquired += 1
         try:
             self._check(lease)
-            self._fill(lease)
+            self._fill(lease, began + order.patience)
         except BaseException as error:
             self._give_up(lease, error)
             raise
@@ -107,8 +108,13 @@ class Desk:
             self.tally.seconds_waited += time.monotonic() - began
         return lease
 
-    def save(self, lease: Lease, directory: Path, *, extract: bool, about: Mapping[str, Any]) -> str:
-        """Save workspace and facts of a lease in `directory`; returns the text for the failure report."""
+    def save(
+        self, lease: Lease, directory: Path, *, about: Mapping[str, Any], extract: bool = False, patience: float = 120.0
+    ) -> Saved:
+        """Save workspace and facts of a lease in `directory`.
+
+        `patience` is how many seconds the download may take.
+        """
         facts = {
             "test": lease.order.test,
             "sandbox_id": lease.sandbox.id,
@@ -119,14 +125,16 @@ class Desk:
             "seconds_held": round(time.monotonic() - lease.began, 3),
             **about,
         }
-        lease.saved.append(directory)
         begin_run(run_of(directory))
-        text = save(lease.sandbox, directory, seed=lease.context.seed, facts=facts, extract=extract)
-        self.tally.saved.append((str(facts["test"]), str(directory)))
-        return text
+        return save(lease.sandbox, directory, seed=lease.context.seed, facts=facts, extract=extract, patience=patience)
 
-    def hand_over(self, lease: Lease, *, keep: bool = False, why: str = "its test is over") -> None:
-        """Release the sandbox, or leave it alive until its TTL. Idempotent; a forked child does nothing."""
+    def hand_over(
+        self, lease: Lease, *, keep: bool = False, why: str = "its test is over", patience: float | None = None
+    ) -> None:
+        """Release the sandbox, or leave it alive until its TTL. Idempotent; a forked child does nothing.
+
+        `patience` is how many seconds the release may take.
+        """
         if lease.handed_over or lease.pid != os.getpid():
             return
         lease.handed_over = True
@@ -134,11 +142,11 @@ class Desk:
         lease.sandbox._close(why)  # noqa: SLF001  the lease ends the handle, nobody else may
         try:
             if keep:
-                self.tally.kept.append(lease.sandbox.id)
+                self.tally.kept.append(f"{lease.sandbox.id} of {lease.order.test}")
                 if self.owner is not None:
                     self.owner.note({"sandbox": lease.sandbox.id, "keep": True})
             else:
-                self._release(lease)
+                self._release(lease, patience)
         finally:
             shutil.rmtree(lease.context.scratch, ignore_errors=True)
 
@@ -226,13 +234,14 @@ class Desk:
         if not lease.sandbox.servers:
             raise BackendError(f"{lease.sandbox!r} was acquired, but the answer holds no server URL")
 
-    def _fill(self, lease: Lease) -> None:
+    def _fill(self, lease: Lease, until: float) -> None:
         sandbox, order = lease.sandbox, lease.order
+        patience = max(until - time.monotonic(), 1.0)
         try:
             if isinstance(sandbox, LocalSandbox) and lease.context.seed is not None:
-                sandbox._upload(lease.context.seed)  # noqa: SLF001
+                sandbox._upload(lease.context.seed, patience)  # noqa: SLF001
             if isinstance(sandbox, RemoteSandbox) and order.data is not None:
-                self.api.initialize_sandbox(order.spec.servers[0], sandbox.id, order.data)
+                self.api.initialize_sandbox(order.spec.servers[0], sandbox.id, order.data, deadline=patience)
         except KlavisError as error:
             what = order.seed.source if order.seed else "data"
             raise SeedError(f"{sandbox!r} was acquired, but {what} could not be put into it: {error}") from error
@@ -241,20 +250,19 @@ class Desk:
         """The way out of a failed seeding: keep what there is, release, and let the error go on."""
         try:
             if lease.order.evidence is not None and isinstance(error, Exception):
-                text = self.save(lease, lease.order.evidence, extract=False, about={"error": str(error)})
-                error.add_note(text)
+                error.add_note(self.save(lease, lease.order.evidence, about={"error": str(error)}).text)
         except Exception as trouble:  # noqa: BLE001  the first error is the one to tell
             error.add_note(f"the workspace could not be saved either: {trouble}")
         finally:
             self.hand_over(lease, why="seeding it failed")
 
-    def _release(self, lease: Lease) -> None:
+    def _release(self, lease: Lease, patience: float | None) -> None:
         sandbox = lease.sandbox
         try:
             if lease.order.spec.kind == "local":
-                self.api.release_local_sandbox(sandbox.id)
+                self.api.release_local_sandbox(sandbox.id, deadline=patience)
             else:
-                self.api.release_sandbox(lease.order.spec.servers[0], sandbox.id)
+                self.api.release_sandbox(lease.order.spec.servers[0], sandbox.id, deadline=patience)
         except (InfraError, OSError):
             # An embedded server releases what a dead owner held; on the cloud the TTL does.
             self.tally.leaked.append(sandbox.id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ FIXTURES = frozenset(
     | {"klavis_local_sandbox", "klavis_sandboxes", "klavis_client", "_klavis_declared"}
 )
 """A test with one of these can hold a sandbox: it gets the mark `klavis`."""
+CHECKED = pytest.StashKey[bool]()
 DECLARED = ("sandbox", "sandboxes", "klavis_box")
 
 
@@ -50,10 +51,8 @@ def _shown(parameter: inspect.Parameter) -> str:
 def declared(item: pytest.Item) -> dict[str, Ask]:
     """What the marks of `item` declare, in reading order: the nearest mark of a name wins, new names add up."""
     found: list[tuple[str, Ask]] = []
-    for node in reversed(item.listchain()):
-        own = [mark for mark in node.own_markers if mark.name in ("local_sandbox", "klavis_sandbox")]
-        # Decorators apply from the bottom up; people read from the top down.
-        here = [bind(SIGNATURES[mark.name], mark.args, mark.kwargs) for mark in reversed(own)]
+    for marks in _layers(item):
+        here = [spec_of(mark) for mark in marks if mark.name in ("local_sandbox", "klavis_sandbox")]
         names = [ask.key for ask in here]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -61,6 +60,31 @@ def declared(item: pytest.Item) -> dict[str, Ask]:
         known = {name for name, _ in found}
         found = [(ask.key, ask) for ask in here if ask.key not in known] + found
     return dict(found)
+
+
+def spec_of(mark: pytest.Mark) -> Ask:
+    """The checked arguments of a mark that declares a sandbox."""
+    ask: Ask = bind(SIGNATURES[mark.name], mark.args, mark.kwargs)
+    return ask
+
+
+def _layers(item: pytest.Item) -> Iterator[list[pytest.Mark]]:
+    """The marks on `item` by where they stand, nearest first; each place's in reading order.
+
+    Decorators apply from the bottom up and people read from the top down, so theirs are turned round.
+    """
+    of_parameters = list(getattr(getattr(item, "callspec", None), "marks", ()))
+    yield of_parameters
+    for node in reversed(item.listchain()):
+        if isinstance(node, pytest.Class):
+            for cls in node.obj.__mro__:
+                found: Any = cls.__dict__.get("pytestmark", [])
+                marks: list[Any] = found if isinstance(found, list) else [found]
+                yield [getattr(mark, "mark", mark) for mark in reversed(marks)]
+        elif isinstance(node, pytest.Item):
+            yield [mark for mark in reversed(node.own_markers) if mark not in of_parameters]
+        else:
+            yield list(node.own_markers)
 
 
 def check(item: pytest.Item) -> None:
@@ -78,6 +102,8 @@ def check(item: pytest.Item) -> None:
             f"a mark declares a sandbox ({', '.join(asks)}), but the test asks for neither `sandbox` nor `sandboxes`: "
             "add one to its arguments"
         )
+    if len(asks) > 1 and "sandboxes" not in fixtures:
+        raise SpecError(f"the marks declare {', '.join(asks)}: ask for `sandboxes`, not for `{own[0]}`")
     if "_klavis_declared" not in fixtures:
         where = _where(item, own[0])
         raise SpecError(
@@ -97,16 +123,23 @@ def _where(item: pytest.Item, fixture: str) -> str:
     definitions = getattr(getattr(item, "_fixtureinfo", None), "name2fixturedefs", {}).get(fixture)
     if not definitions:
         return ""
-    code = definitions[-1].func.__code__
-    return f" ({Path(code.co_filename).name}:{code.co_firstlineno})"
+    code = getattr(inspect.unwrap(definitions[-1].func), "__code__", None)
+    return f" ({Path(code.co_filename).name}:{code.co_firstlineno})" if code else ""
 
 
 def check_collected(collector: pytest.Collector, item: pytest.Item) -> None:
     """Fail the collection of `item`'s module when its marks cannot be right."""
+    item.stash[CHECKED] = True
     try:
         check(item)
     except SpecError as error:
         raise collector.CollectError(f"{item.nodeid}: {error}") from None
+
+
+def check_at_setup(item: pytest.Item) -> None:
+    """Check an item whose collector does not come by `check_collected`: the methods of unittest classes."""
+    if CHECKED not in item.stash:
+        check(item)
 
 
 def mark_klavis(items: list[pytest.Item]) -> None:

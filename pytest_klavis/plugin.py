@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from . import hookspecs, markers, timeouts
+from . import artifacts, hookspecs, markers, timeouts
 from . import settings as settings_room
 from .fixtures import (  # noqa: F401  pytest finds fixtures in the plugin's module
     _klavis_declared,
@@ -32,10 +33,13 @@ from .fixtures import (  # noqa: F401  pytest finds fixtures in the plugin's mod
     session_local_sandbox,
 )
 from .reporting import outcomes, terminal
+from .reporting.scrub import scrub, scrub_warning
 from .session import KEY, KlavisSession, Run
 
 if TYPE_CHECKING:
     from xdist.workermanage import WorkerController
+
+__tracebackhide__ = True  # users read their own frames
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -61,7 +65,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    return True if collection_path == config.stash[KEY].settings.artifacts_dir else None
+    return True if artifacts.is_ours(collection_path, config.stash[KEY].settings.artifacts_dir) else None
 
 
 @pytest.hookimpl(wrapper=True)
@@ -80,7 +84,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
     item.config.stash[KEY].begin(item)
-    return (yield)
+    yield
+    markers.check_at_setup(item)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -97,9 +102,24 @@ def pytest_runtest_makereport(
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    outcomes.drain(session.config.stash[KEY])
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    outcomes.drain(session.config.stash[KEY], interrupted=exitstatus == pytest.ExitCode.INTERRUPTED)
     session.config.stash[KEY].finish()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    scrub(report)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    scrub(report)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_warning_recorded(warning_message: warnings.WarningMessage) -> None:
+    scrub_warning(warning_message)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -113,7 +133,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     if KEY in config.stash:
-        outcomes.drain(config.stash[KEY])
+        outcomes.drain(config.stash[KEY], interrupted=True)
         config.stash[KEY].close()
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,7 +19,8 @@ import pytest
 
 from . import artifacts, spec
 from .arguments import Template, bind, load_data
-from .errors import InfraError, SpecError, UnavailableError
+from .errors import BackendError, InfraError, SpecError, UnavailableError
+from .logs import redact_logs
 from .settings import WIDE_TTL, Settings
 from .spec import Ask
 from .tally import Tally
@@ -29,6 +31,13 @@ if TYPE_CHECKING:
 
     from .lifecycle import Desk, Lease, Order
 
+__tracebackhide__ = True  # users read their own frames
+
+_PROCESS = os.getpid()
+OWN_FILES = "files"
+"""The folder of an attempt that holds the test's own evidence."""
+DRAIN_AT_END = 300.0
+"""Seconds for handing over at an orderly end of the run."""
 DRAIN_SECONDS = 4.0
 """What a worker may spend on cleaning up after an interrupt; xdist interrupts it again after five."""
 
@@ -85,6 +94,8 @@ class Use:
 
     lease: Lease
     fixture: str
+    wide: bool
+    """Of a scope wider than function: later items may use it, too."""
     key: str
     items: list[ItemState]
 
@@ -98,6 +109,47 @@ class Use:
         return f"sandbox {self.key!r}: {', '.join(self.lease.sandbox.servers)}"
 
 
+class Scope:
+    """The leases of one fixture, from its setup to its end."""
+
+    def __init__(self, session: KlavisSession, request: pytest.FixtureRequest) -> None:
+        self.session = session
+        self._request = request
+        self._uses: list[Use] = []
+        self._ended = False
+
+    def lease(self, asks: Sequence[Ask]) -> list[Lease]:
+        """One lease per ask, or none: everything is checked before the first one is acquired."""
+        __tracebackhide__ = True
+        item = self.session.item
+        if item is None or self._ended:
+            raise SpecError(f"{self._request.fixturename} cannot give a sandbox any more: its test is over")
+        orders = [self.session.order(ask, self._request, item) for ask in asks]
+        made: list[Use] = []
+        try:
+            for ask, order in zip(asks, orders, strict=True):
+                made.append(self.session.acquire(order, item, self._request, ask.key))
+        except BaseException:
+            for use in made:
+                self.session.discard(use)
+            raise
+        self._uses += made
+        if self._ended:  # the fixture ended while a thread was waiting in here
+            self.end()
+            raise SpecError(f"{self._request.fixturename} ended while it waited for a sandbox")
+        return [use.lease for use in made]
+
+    def benchmark(self) -> str | None:
+        """The benchmark for asks that name none."""
+        return self.session.benchmark_of(self._request)
+
+    def end(self) -> None:
+        """The scope is over: its leases are handed over as soon as the verdict is known."""
+        self._ended = True
+        for use in self._uses:
+            use.lease.over = True
+
+
 class KlavisSession:
     """One per pytest process; lives in `config.stash[KEY]`."""
 
@@ -108,6 +160,10 @@ class KlavisSession:
         self.tally = Tally()
         self.item: pytest.Item | None = None
         self.uses: list[Use] = []
+        self.lock = threading.RLock()
+        """Async tests acquire in threads."""
+        self.patience: float | None = None
+        """When the clean-up after an interrupt has to be over, by the monotonic clock."""
         self.desk: Desk | None = None
         """Made when the first sandbox is asked for."""
         self._signals: dict[int, Any] = {}
@@ -116,10 +172,12 @@ class KlavisSession:
 
     def open_desk(self) -> Desk:
         """The way to the backend, made on the first sandbox; raises BackendError when there is none."""
-        if self.desk is None:
-            from .desk import open_desk  # noqa: PLC0415  httpx and pydantic load with the first sandbox
+        with self.lock:
+            if self.desk is None:
+                from .desk import open_desk  # noqa: PLC0415  httpx and pydantic load with the first sandbox
 
-            self.desk = open_desk(self.settings, self.run.id, self.tally)
+                self.desk = open_desk(self.settings, self.run.id, self.tally)
+                redact_logs(self.config)
         self._turn_signals_into_interrupts()
         return self.desk
 
@@ -159,9 +217,10 @@ class KlavisSession:
         """A new attempt at `item` starts."""
         self.item = item
         state = item.stash[STATE] = ItemState()
+        # A test with `request` may get at a fixture that its signature does not name.
         fixtures = getattr(item, "fixturenames", ())
         for use in self.uses:
-            if use.fixture in fixtures and not use.lease.over:
+            if use.wide and not use.lease.over and ("request" in fixtures or use.fixture in fixtures):
                 use.items.append(state)
 
     @contextmanager
@@ -173,6 +232,15 @@ class KlavisSession:
             yield
         finally:
             state.in_body = False
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """We wait for the backend: pytest-timeout's timer of the current item stands still."""
+        if self.item is None:
+            yield
+        else:
+            with paused(self.item):
+                yield
 
     def record(self, error: InfraError) -> None:
         """Remember an infra error against the item that runs, whatever the test does with it."""
@@ -197,27 +265,36 @@ class KlavisSession:
 
     def _new_folder(self, item: pytest.Item, key: str) -> Path:
         taken = item.stash[STATE].folders
-        folder = artifacts.sandbox_folder(self.attempt_folder(item), key, taken)
-        taken.add(folder)
+        with self.lock:
+            attempt = self.attempt_folder(item)
+            folder = artifacts.sandbox_folder(attempt, key, {*taken, attempt / OWN_FILES})
+            taken.add(folder)
         return folder
 
     def files(self, item: pytest.Item) -> Path:
         """The folder for the test's own evidence; it goes again unless the rule for artifacts keeps it."""
         state = item.stash[STATE]
         if state.files is None:
-            artifacts.begin_run(self.run_folder)
-            state.files = self.attempt_folder(item) / "files"
+            state.files = self.attempt_folder(item) / OWN_FILES
             state.files.mkdir(parents=True)
         return state.files
 
-    def forget_files(self, state: ItemState) -> None:
-        """Remove the test's own evidence if its verdict says that nobody wants it."""
-        wanted = {"never": False, "on-failure": state.failed, "always": True}[self.settings.artifacts]
-        if state.files is not None and not wanted:
-            shutil.rmtree(state.files, ignore_errors=True)
-            for folder in (state.files.parent, state.files.parent.parent):
-                with suppress(OSError):
-                    folder.rmdir()
+    def settle_files(self, item: pytest.Item, state: ItemState) -> None:
+        """Keep the test's own evidence, or remove it, now that its verdict is known."""
+        if state.files is None:
+            return
+        if {"never": False, "on-failure": state.failed, "always": True}[self.settings.artifacts]:
+            artifacts.begin_run(self.run_folder)
+            item.user_properties.append(("klavis_artifacts", artifacts.shown(state.files)))
+            return
+        shutil.rmtree(state.files, ignore_errors=True)
+        for folder in (state.files.parent, state.files.parent.parent, self.run_folder, self.settings.artifacts_dir):
+            with suppress(OSError):
+                folder.rmdir()
+
+    def time_left(self) -> float:
+        """Seconds that are left for the clean-up at the end."""
+        return (self.patience or 0.0) - time.monotonic()
 
     @property
     def run_folder(self) -> Path:
@@ -227,36 +304,22 @@ class KlavisSession:
     # -- leases --------------------------------------------------------------------------------
 
     @contextmanager
-    def leases(self, request: pytest.FixtureRequest) -> Iterator[Callable[[Ask], Lease]]:
-        """The leases of one fixture: yields the function that makes one; its end marks them over."""
-        made: list[Use] = []
-
-        def lease(ask: Ask) -> Lease:
-            use = self._lease(ask, request, wide=request.scope != "function")
-            made.append(use)
-            return use.lease
-
+    def leases(self, request: pytest.FixtureRequest) -> Iterator[Scope]:
+        """The leases of one fixture; its end marks them over."""
+        scope = Scope(self, request)
         try:
-            yield lease
+            yield scope
         finally:
-            for use in made:
-                use.lease.over = True
+            scope.end()
 
-    def discard(self, lease: Lease) -> None:
-        """Hand a lease over at once: it was part of a set that could not be completed."""
-        self.uses = [use for use in self.uses if use.lease is not lease]
-        self.open_desk().hand_over(lease, why="another sandbox of its set could not be acquired")
-
-    def _lease(self, ask: Ask, request: pytest.FixtureRequest, *, wide: bool) -> Use:
-        item = self.item
-        if item is None:
-            raise SpecError("a sandbox can only be acquired while a test runs")
+    def acquire(self, order: Order, item: pytest.Item, request: pytest.FixtureRequest, key: str) -> Use:
+        """Acquire what was ordered for `item`; an infra error is remembered against it."""
         try:
             with paused(item):
-                order = self._order(ask, request, item, wide=wide)
                 lease = self.open_desk().acquire(order)
-            use = Use(lease, str(request.fixturename), ask.key, [item.stash[STATE]])
-            self.uses.append(use)
+            use = Use(lease, str(request.fixturename), request.scope != "function", key, [item.stash[STATE]])
+            with self.lock:
+                self.uses.append(use)
             lease.over = True  # until the hooks have let it pass
             self.config.hook.pytest_klavis_acquired(item=item, sandbox=lease.sandbox)
             lease.over = False
@@ -268,12 +331,27 @@ class KlavisSession:
         except InfraError as error:
             self.record(error)
             raise
+        except OSError as error:
+            trouble = BackendError(f"no sandbox could be acquired: {error}")
+            self.record(trouble)
+            raise trouble from error
         else:
             return use
         # Outside the handler: a skip that carries the error as its context would count as an infra error.
         pytest.skip(f"{reason}\n(--klavis-require=on makes this an error)")
 
-    def _order(self, ask: Ask, request: pytest.FixtureRequest, item: pytest.Item, *, wide: bool) -> Order:
+    def discard(self, use: Use) -> None:
+        """Hand a lease over at once: it was part of a set that could not be completed."""
+        with self.lock:
+            self.uses.remove(use)
+        self.open_desk().hand_over(use.lease, why="another sandbox of its set could not be acquired")
+
+    def order(self, ask: Ask, request: pytest.FixtureRequest, item: pytest.Item) -> Order:
+        """Resolve an ask completely; SpecError for what can be known wrong before anything is acquired."""
+        with paused(item):
+            return self._order(ask, request, item)
+
+    def _order(self, ask: Ask, request: pytest.FixtureRequest, item: pytest.Item) -> Order:
         from .lifecycle import Order  # noqa: PLC0415
         from .workspace.seed import find, resolve_seed  # noqa: PLC0415
 
@@ -291,7 +369,7 @@ class KlavisSession:
         return Order(
             spec=wanted,
             given=given,
-            ttl=ask.ttl or self._default_ttl(wide=wide),
+            ttl=ask.ttl or self._default_ttl(wide=request.scope != "function"),
             seed=None if workspace is None else resolve_seed(workspace, start=start, root=root, git=ask.git),
             data=data,
             evidence=None if self.settings.artifacts == "never" else self._new_folder(item, ask.key),
@@ -303,7 +381,10 @@ class KlavisSession:
 
     def benchmark_of(self, request: pytest.FixtureRequest) -> str | None:
         """The benchmark for acquires that name none: the nearest mark, else the setting."""
-        mark = request.node.get_closest_marker("klavis_benchmark")
+        item = self.item
+        # A wide factory that is called in a test's body acquires for that test.
+        node = item if item is not None and item.stash[STATE].in_body else request.node
+        mark = node.get_closest_marker("klavis_benchmark")
         if mark is None:
             return self.settings.benchmark
         chosen: str | None = bind(spec.klavis_benchmark, mark.args, mark.kwargs)
@@ -314,6 +395,10 @@ class KlavisSession:
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:
+    if os.getpid() != _PROCESS:  # a forked child ends as it would have without us
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+        return
     raise KeyboardInterrupt(f"received {signal.Signals(number).name}")
 
 

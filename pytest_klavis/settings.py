@@ -147,7 +147,11 @@ def load(config: pytest.Config, environ: Mapping[str, str] = os.environ) -> Sett
             raise pytest.UsageError(f"{option.flag}: {text!r} (from {source}) cannot be used: {error}") from None
         sources[option.stem] = source
     base = config.invocation_params.dir if sources["artifacts-dir"].startswith("--") else config.rootpath
-    values["artifacts_dir"] = base / values["artifacts_dir"]
+    values["artifacts_dir"] = Path(os.path.normpath(base / values["artifacts_dir"]))
+    if values["python"] is not None:
+        values["python"] = _interpreter(values["python"], config, sources["python"])
+    if values["artifacts_dir"].exists() and not values["artifacts_dir"].is_dir():
+        raise pytest.UsageError(f"--klavis-artifacts-dir: {values['artifacts_dir']} is no directory")
     api_key = environ.get("KLAVIS_API_KEY") or None
     if values["backend"] == "auto":
         values["backend"], sources["backend"] = _auto_backend(api_key, sources["base-url"])
@@ -158,7 +162,7 @@ def _lookup(option: Option, config: pytest.Config, environ: Mapping[str, str]) -
     flag = config.getoption(option.flag.removeprefix("--").replace("-", "_"), default=None)
     if flag is not None:
         return str(flag), option.flag
-    if option.env in environ:
+    if environ.get(option.env):  # CI sets what it has not got to nothing
         return environ[option.env], option.env
     ini = config.getini(option.ini)
     if ini is not None:
@@ -166,6 +170,15 @@ def _lookup(option: Option, config: pytest.Config, environ: Mapping[str, str]) -
     if option.stem == "require":
         return ("on", "CI") if environ.get("CI") else ("off", "default")
     return option.default, "default"
+
+
+def _interpreter(text: str, config: pytest.Config, source: str) -> str:
+    """The path of an interpreter or virtual environment, absolute; an ini value is relative to the rootdir."""
+    base = config.invocation_params.dir if source.startswith(("--", "KLAVIS_")) else config.rootpath
+    path = Path(os.path.normpath(base / text))
+    if not path.exists():
+        raise pytest.UsageError(f"--klavis-python: {text!r} (from {source}) is not there: looked for {path}")
+    return str(path)
 
 
 def _auto_backend(api_key: str | None, base_url_source: str) -> tuple[str, str]:

@@ -13,6 +13,8 @@ from .arguments import listed, ttl_seconds
 from .catalog import Kind
 from .errors import SpecError
 
+__tracebackhide__ = True  # users read their own frames
+
 Workspace = str | Path | Mapping[str, str | bytes]
 Data = str | Path | Mapping[str, Any]
 
@@ -140,7 +142,7 @@ def klavis_sandbox(
 
 
 def klavis_sandboxes(
-    servers: Sequence[str],
+    servers: str | Sequence[str],
     *,
     workspace: Workspace | None = None,
     data: Mapping[str, Data] | None = None,
@@ -151,7 +153,7 @@ def klavis_sandboxes(
     ttl: float | str | None = None,
 ) -> tuple[str, ...]:
     """Check the arguments of the `klavis_sandboxes` factory that do not depend on the benchmark; returns the names."""
-    names = _server_names(_sequence(servers, "servers"))
+    names = _server_names((servers,) if isinstance(servers, str) else _sequence(servers, "servers"))
     if data is not None and not isinstance(data, Mapping):
         raise SpecError(f"data= of klavis_sandboxes maps a server's name to its data, not {data!r}")
     strange = sorted(set(data or ()) - set(names))
@@ -181,8 +183,13 @@ def split_by_kind(
     data: Mapping[str, Data] = arguments.get("data") or {}
     asks: list[tuple[tuple[str, ...], Ask]] = []
     local: list[str] = []
+    known: dict[str, str] = {}
     for name in names:
-        kind = catalog.kind_of(catalog.resolve(name, flavour))
+        canonical = catalog.resolve(name, flavour)
+        if canonical in known:
+            raise SpecError(f"{known[canonical]!r} and {name!r} are the same server, {canonical!r}: name it once")
+        known[canonical] = name
+        kind = catalog.kind_of(canonical)
         if kind is None:
             raise SpecError(
                 f"{name!r} is not in the catalog, so its kind is unknown: ask for it by local_sandbox or klavis_sandbox"

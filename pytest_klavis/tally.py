@@ -17,8 +17,6 @@ class Tally:
     seconds_waited: float = 0.0
     calls: int = 0
     isolation: str | None = None
-    saved: list[tuple[str, str]] = field(default_factory=list)
-    """(node id, folder) of each piece of evidence."""
     unsaved: list[str] = field(default_factory=list)
     """What could not be saved where no report could tell it, and why."""
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+__tracebackhide__ = True  # users read their own frames
+
 
 @dataclass
 class Timer:

@@ -40,13 +40,14 @@ def test_a_failure_keeps_workspace_changes_and_facts(pytester: pytest.Pytester) 
             "changed against the seed:",
             "  M changed.txt (+1 -1)",
             "  A new.txt (+1)",
-            "saved in klavis-artifacts/*/test_it.py-test_fails-*/attempt-1/local",
+            "saved in klavis-artifacts/*/test_it-test_fails-*/attempt-1/local",
             "2 acquired, 2 released, 0 leaked on the embedded backend, isolation *",
-            "held for * s, waited * s, * API calls",
-            "  saved in klavis-artifacts/*",
+            "sandboxes held for * s, waited * s, * API calls",
+            "evidence in klavis-artifacts/*:",
+            "  test_it-test_fails-*/attempt-1/local",
         ]
     )
-    folder = only(pytester, "klavis-artifacts/latest/test_it.py-test_fails-*/attempt-1/local")
+    folder = only(pytester, "klavis-artifacts/latest/test_it-test_fails-*/attempt-1/local")
     with tarfile.open(folder / "workspace.tar.gz") as archive:
         names = sorted(name.removeprefix("./") for name in archive.getnames())
     assert [name for name in names if name not in {"", "."}] == ["changed.txt", "kept.txt", "new.txt"]
@@ -69,7 +70,7 @@ def test_under_xdist(pytester: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(
         ["* klavis sandbox 'local': filesystem *", "  M changed.txt (+1 -1)", "2 acquired, 2 released, 0 leaked*"]
     )
-    only(pytester, "klavis-artifacts/latest/test_it.py-test_fails-*/attempt-1/local/workspace.tar.gz")
+    only(pytester, "klavis-artifacts/latest/test_it-test_fails-*/attempt-1/local/workspace.tar.gz")
 
 
 def test_dist_each_keeps_the_evidence_of_each_worker(pytester: pytest.Pytester) -> None:
@@ -151,21 +152,44 @@ def test_a_shared_sandbox_is_saved_for_each_failing_test(pytester: pytest.Pytest
     assert last.read_text().split("\n\n")[0].splitlines() == ["A a.txt (+1)", "A b.txt (+1)", "A c.txt (+1)"]
 
 
-def test_evidence_that_cannot_be_saved_is_told_beside_the_failure(pytester: pytest.Pytester) -> None:
+def test_evidence_that_cannot_be_saved_is_told_beside_the_failure(pytester: pytest.Pytester, cloud: Cloud) -> None:
+    cloud.faults = [Fault("GET /local-sandbox/.*/dump", status=422, body='{"detail": "no room"}')]
     pytester.makepyfile(
         test_it="""
-        def test_dump(local_sandbox, klavis_client):
-            klavis_client.release_local_sandbox(local_sandbox("filesystem").id)
+        def test_dump(local_sandbox):
+            local_sandbox("filesystem")
             assert 0, "the agent's own failure"
         """
     )
     result = pytester.runpytest()
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*the agent's own failure*", "the state could NOT be saved: *HTTP 404*"])
+    result.stdout.fnmatch_lines(["*the agent's own failure*", "its state could NOT be saved: *HTTP 422*no room*"])
+    result.stdout.no_fnmatch_line("saved in *")
+
+
+def test_an_artifacts_dir_that_cannot_be_written(pytester: pytest.Pytester) -> None:
     pytester.path.joinpath("file").write_text("")
+    pytester.makepyfile(test_it=FAILS)
     result = pytester.runpytest("--klavis-artifacts-dir=file")
-    result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*the agent's own failure*", "*its evidence could not be saved: *"])
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*--klavis-artifacts-dir: * is no directory"])
+    result = pytester.runpytest("--klavis-artifacts-dir=/proc/klavis")
+    result.assert_outcomes(failed=1, passed=1)
+    result.stdout.fnmatch_lines(["*its evidence could not be saved: *"])
+    result.stdout.no_fnmatch_line("evidence in *")
+
+
+def test_a_sandbox_that_was_gone_at_the_end_makes_the_failure_an_error(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        test_it="""
+        def test_it(local_sandbox, klavis_client):
+            klavis_client.release_local_sandbox(local_sandbox("filesystem").id)
+            assert 0, "the agent did nothing"
+        """
+    )
+    result = pytester.runpytest()
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*the agent did nothing*", "*The sandbox was gone before the test was over*"])
 
 
 def test_the_tests_own_files(pytester: pytest.Pytester) -> None:
@@ -181,6 +205,9 @@ def test_the_tests_own_files(pytester: pytest.Pytester) -> None:
     )
     pytester.runpytest().assert_outcomes(failed=1, passed=1)
     only(pytester, "klavis-artifacts/latest/*/attempt-1/files/note.txt")
+    pytester.makepyfile(test_other="def test_passes(klavis_artifacts): pass")
+    pytester.runpytest("test_other.py").assert_outcomes(passed=1)
+    only(pytester, "klavis-artifacts/latest/*/attempt-1/files/note.txt")  # a green run does not take `latest`
     assert len(list(pytester.path.glob("klavis-artifacts/latest/test_it*"))) == 1
 
 
@@ -236,5 +263,5 @@ def test_a_shared_and_an_own_sandbox_of_one_name_have_a_folder_each(pytester: py
     )
     pytester.runpytest().assert_outcomes(failed=2)
     for test in ("test_it", "test_again"):
-        folders = [path.name for path in pytester.path.glob(f"klavis-artifacts/latest/test_it.py-{test}-*/attempt-1/*")]
+        folders = [path.name for path in pytester.path.glob(f"klavis-artifacts/latest/test_it-{test}-*/attempt-1/*")]
         assert sorted(folders) == ["local", "local-2"]

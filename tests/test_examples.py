@@ -35,4 +35,4 @@ def test_on_the_cloud_unchanged(examples: pytest.Pytester, cloud: Cloud) -> None
 def test_the_one_that_fails_on_purpose(examples: pytest.Pytester) -> None:
     result = examples.runpytest_subprocess("on_failure")
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*A done.txt (+1)*", "*M todo.md (-1)*", "*saved in on_failure/klavis-artifacts/*"])
+    result.stdout.fnmatch_lines(["*A done.txt (+1)*", "*M todo.md (-1)*", "*evidence in on_failure/klavis-artifacts/*"])

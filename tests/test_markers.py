@@ -68,13 +68,17 @@ def test_two_marks_of_one_name(pytester: pytest.Pytester) -> None:
     pytester.runpytest().stdout.fnmatch_lines(["*two marks declare a sandbox 'local': give one of them a name=*"])
 
 
-def test_sandbox_without_a_mark_and_with_several(pytester: pytest.Pytester) -> None:
+def test_sandbox_without_a_mark(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("def test_none(sandbox): pass")
+    result = pytester.runpytest()
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*no mark declares a sandbox*"])
+
+
+def test_several_declared_and_one_asked_for(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """
         import pytest
-
-        def test_none(sandbox):
-            pass
 
         @pytest.mark.local_sandbox("filesystem")
         @pytest.mark.local_sandbox("filesystem", name="b")
@@ -83,8 +87,52 @@ def test_sandbox_without_a_mark_and_with_several(pytester: pytest.Pytester) -> N
         """
     )
     result = pytester.runpytest()
-    result.assert_outcomes(errors=2)
-    result.stdout.fnmatch_lines(["*no mark declares a sandbox*", "*the marks declare local, b: ask for `sandboxes`*"])
+    result.stdout.fnmatch_lines(["*the marks declare local, b: ask for `sandboxes`*"])
+
+
+def test_the_nearest_mark_wins_and_places_keep_their_order(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import pytest
+
+        pytestmark = [pytest.mark.local_sandbox("git", name="one"), pytest.mark.local_sandbox("git", name="two")]
+
+        def test_order(sandboxes):
+            assert list(sandboxes) == ["one", "two"]
+
+        @pytest.mark.local_sandbox("terminal", name="one")
+        @pytest.mark.parametrize("x", [pytest.param(1, marks=pytest.mark.local_sandbox("filesystem", name="one")), 2])
+        def test_parameter(sandboxes, x):
+            assert list(sandboxes["one"].servers) == [{1: "filesystem", 2: "terminal"}[x]]
+
+        @pytest.mark.local_sandbox("terminal", name="one")
+        class Base:
+            pass
+
+        @pytest.mark.local_sandbox("filesystem", name="one")
+        class TestDerived(Base):
+            def test_it(self, sandboxes):
+                assert list(sandboxes["one"].servers) == ["filesystem"]
+        """
+    )
+    pytester.runpytest().assert_outcomes(passed=4)
+
+
+def test_marks_of_unittest_methods_are_checked(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import unittest
+        import pytest
+
+        class TestIt(unittest.TestCase):
+            @pytest.mark.local_sandbox("filesystem", worspace="x")
+            def test_it(self):
+                pass
+        """
+    )
+    result = pytester.runpytest()
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*did you mean 'workspace'*"])
 
 
 def test_not_klavis_is_offline(pytester: pytest.Pytester) -> None:

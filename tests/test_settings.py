@@ -63,6 +63,7 @@ def test_a_key_or_a_base_url_means_the_cloud(pytester: pytest.Pytester, monkeypa
         ("--klavis-artifacts=sometimes", "*allowed are never, on-failure, always*"),
         ("--klavis-artifacts-extract=perhaps", "*allowed are on, off*"),
         ("--klavis-base-url=klavis.ai", "*http:// or https://*"),
+        ("--klavis-python=nowhere/venv", "*'nowhere/venv' (from --klavis-python) is not there*"),
         ("--klavis-region=mars", "*allowed are us, asia*"),
     ],
 )
@@ -71,6 +72,20 @@ def test_a_wrong_value_is_a_usage_error(pytester: pytest.Pytester, flag: str, wo
     result = pytester.runpytest(flag)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([words])
+
+
+def test_an_empty_variable_is_no_value(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytester.makepyfile(SHOW)
+    for name in ("KLAVIS_BASE_URL", "KLAVIS_TTL", "KLAVIS_API_KEY"):
+        monkeypatch.setenv(name, "")
+    pytester.runpytest("-s").stdout.fnmatch_lines(["*ttl 1800 default", "*"])
+
+
+def test_a_password_in_the_base_url_is_not_shown(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(SHOW)
+    result = pytester.runpytest("--klavis-base-url=https://user:planted-password@api.example.com")
+    result.stdout.fnmatch_lines(["klavis: cloud at api.example.com,*"])
+    result.stdout.no_fnmatch_line("*planted-password*")
 
 
 def test_help_lists_every_setting(pytester: pytest.Pytester) -> None:

@@ -104,6 +104,7 @@ def test_several_servers_are_split_by_kind() -> None:
     [
         (["github"], {"workspace": {}}, "needs a local server"),
         (["brand-new"], {}, "its kind is unknown"),
+        (["github", "GitHub"], {}, "same server, 'github'"),
     ],
 )
 def test_split_refuses(names: list[str], arguments: dict[str, Any], words: str) -> None:
@@ -133,12 +134,19 @@ def test_durations_refuse(text: str) -> None:
 def test_templates_are_filled_from_parameters() -> None:
     template = arguments.Template({"task": "calc", "n": 3})
     assert template.fill("data/{task}/{n}") == "data/calc/3"
+    assert template.fill(Path("data/{task}")) == Path("data/calc")
     assert template.fill({"{task}": "x"}) == {"{task}": "x"}
     assert template.fill("a{}b{1}") == "a{}b{1}"
     with pytest.raises(SpecError, match="parameter 'tsk'; the test has 'n', 'task'"):
         template.fill("data/{tsk}")
     with pytest.raises(SpecError, match="not parametrized"):
         arguments.Template().fill("data/{task}")
+
+
+@pytest.mark.parametrize("value", ["", ".", "..", "a/../b"])
+def test_templates_refuse_what_names_no_folder_of_its_own(value: str) -> None:
+    with pytest.raises(SpecError, match="names no folder of its own"):
+        arguments.Template({"task": value}).fill("data/{task}")
 
 
 def test_data_from_a_file(tmp_path: Path) -> None:

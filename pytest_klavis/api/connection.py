@@ -21,6 +21,8 @@ import httpx
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+__tracebackhide__ = True  # users read their own frames
+
 _SLICE = 16 * 1024
 _LOST = (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError)
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")

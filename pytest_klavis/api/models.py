@@ -17,6 +17,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WrapValidato
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+__tracebackhide__ = True  # users read their own frames
+
 
 def _or(empty: Any) -> WrapValidator:
     """Read a value that is not of the documented type as `empty`."""

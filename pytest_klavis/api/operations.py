@@ -7,6 +7,8 @@ from typing import Final, Generic, TypeVar
 
 from pytest_klavis.api import models
 
+__tracebackhide__ = True  # users read their own frames
+
 AnswerT = TypeVar("AnswerT", bound=models.Answer)
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pytest_klavis.api.operations import Operation
     from pytest_klavis.api.transport import Answer
 
+__tracebackhide__ = True  # users read their own frames
+
 ModelT = TypeVar("ModelT", bound=models.Answer)
 
 

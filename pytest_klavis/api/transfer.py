@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
     import httpcore
 
+__tracebackhide__ = True  # users read their own frames
+
 _CHUNK = 64 << 10
 _LARGEST_ERROR = 64 << 10
 

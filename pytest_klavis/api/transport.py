@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
     from pytest_klavis.api.operations import Operation
 
+__tracebackhide__ = True  # users read their own frames
+
 REPEATS = 3
 LONGEST_RETRY_AFTER = 60.0
 LARGEST_ANSWER = 64 << 20

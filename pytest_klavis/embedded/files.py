@@ -14,9 +14,11 @@ import secrets
 import stat
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
+from pytest_klavis.embedded.isolation.disk import measure
 from pytest_klavis.embedded.rooted import LIBC, LISTING, AccessDeniedError, Root
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AccessDeniedError",
+    "ClosedError",
     "DiskFullError",
     "Entry",
     "NotAFileError",
@@ -39,6 +42,10 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FRESH = 1.0  # seconds for which a measured disk usage counts
 _RENAME_NOREPLACE = 1
+
+
+class ClosedError(OSError):
+    """The sandbox was reset or released since; whoever still works with its old files is late."""
 
 
 class DiskFullError(OSError):
@@ -95,6 +102,7 @@ class WorkspaceFiles:
 
     `owner` is the uid that everything made here belongs to (None: this process's own); `disk` is the budget in bytes
     of the whole workspace. Usable from several threads; hold `lock` around a read and the write that builds on it.
+    After `close` nothing is changed any more, and walks end.
     """
 
     def __init__(
@@ -104,9 +112,26 @@ class WorkspaceFiles:
         self.owner = owner
         self.disk = disk
         self.lock = threading.RLock()
+        self.closed = False
         self._at = Root(self.root, (AGENT_ROOT, str(self.root)), openat2=openat2)
         self._used = 0
         self._measured = float("-inf")
+
+    def close(self) -> None:
+        """Refuse all changes from now on. Returns when one that is under way is done."""
+        self.closed = True
+        with self.lock:
+            pass
+
+    @contextmanager
+    def _changing(self, path: str) -> Iterator[None]:
+        with self.lock:
+            self._require_open(path)
+            yield
+
+    def _require_open(self, path: str) -> None:
+        if self.closed:
+            raise ClosedError(errno.ESTALE, "the sandbox was reset or released", path)
 
     def open_read(self, path: str) -> BinaryIO:
         """A regular file, opened for reading.
@@ -138,7 +163,7 @@ class WorkspaceFiles:
         """
         if parents and "/" in path:
             self.mkdir(posixpath.dirname(path))
-        with self.lock, self._at.place(path) as (directory, name):
+        with self._changing(path), self._at.place(path) as (directory, name):
             mode = 0o644
             before = 0
             try:
@@ -165,7 +190,7 @@ class WorkspaceFiles:
         """Make a directory and its parents; one that is there is fine. Raises FileExistsError where a file is there."""
         parts = [part for part in path.split("/") if part not in {"", "."}]
         for count in range(1, len(parts) + 1):
-            with self._at.place("/".join(parts[:count])) as (directory, name):
+            with self._changing(path), self._at.place("/".join(parts[:count])) as (directory, name):
                 try:
                     os.mkdir(name, 0o755, dir_fd=directory)
                 except FileExistsError:
@@ -196,11 +221,12 @@ class WorkspaceFiles:
     def walk(self, path: str = ".") -> Iterator[tuple[str, Entry]]:
         """Yield (path, entry) of all that is below `path`, a directory before what it holds; follows no links.
 
-        What disappears meanwhile, and what lies too deep for the system to name, is left out.
+        What disappears meanwhile, and what lies too deep for the system to name, is left out. Raises ClosedError.
         """
         todo = [(_join(path, entry.name), entry) for entry in reversed(self.scan(path))]
         while todo:
             here, entry = todo.pop()
+            self._require_open(path)
             yield here, entry
             if entry.kind == "dir":
                 try:
@@ -227,6 +253,7 @@ class WorkspaceFiles:
     def rename(self, source: str, destination: str, *, replace: bool = False) -> None:
         """Move an entry, a link as such. Raises FileExistsError where `destination` is taken, unless `replace`."""
         with (
+            self._changing(source),
             self._at.place(source, follow=False) as (from_directory, from_name),
             self._at.place(destination, follow=False) as (to_directory, to_name),
         ):
@@ -236,8 +263,8 @@ class WorkspaceFiles:
                 _rename_new(from_directory, from_name, to_directory, to_name)
 
     def usage(self) -> int:
-        """Bytes that the files of the workspace hold."""
-        return sum(entry.size for _, entry in self.walk() if entry.kind == "file")
+        """Bytes that the files of the workspace hold. Raises OSError when an agent keeps it from being measured."""
+        return sum(found.st_size for found in measure(self.root) if stat.S_ISREG(found.st_mode))
 
     def _reserve(self, size: int, path: str) -> None:
         """Count `size` more bytes, or refuse. Processes write too, so what was measured counts for a moment only."""

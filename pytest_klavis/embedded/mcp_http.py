@@ -15,7 +15,8 @@ from starlette.responses import Response
 from pytest_klavis.embedded import mcp_methods as rpc
 from pytest_klavis.embedded.mcp_methods import Place, RpcError
 from pytest_klavis.embedded.sandboxes import SESSIONS, Session
-from pytest_klavis.embedded.web import JSON_LIMIT, parse, read_body, reply
+from pytest_klavis.embedded.tools.base import text_part
+from pytest_klavis.embedded.web import JSON_LIMIT, encode, encode_aside, parse, read_body, reply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from pytest_klavis.embedded.sandboxes import Sandbox, Sandboxes
 
 BATCH = 100  # messages in one body
+ANSWER_LIMIT = 16 << 20  # bytes of the JSON of one HTTP answer
+_SHORT = 1_000  # bytes of an answer that may always be sent
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +126,7 @@ async def _in_session(place: Place, request: Request, message: Any) -> Response:
     answered = await _message(place, session, message)
     if answered is None:
         return Response(status_code=202)
-    return reply(answered, 400 if answered["id"] is None else 200)
+    return reply(await _Budget().fit(answered), 400 if answered["id"] is None else 200)
 
 
 def _start_session(place: Place, message: Mapping[str, Any]) -> Response:
@@ -167,9 +170,44 @@ async def _batch(place: Place, session: Session | None, messages: list[Any], ver
     if not 0 < len(messages) <= BATCH:
         text = f"Invalid Request: a batch holds 1 to {BATCH} messages, not {len(messages)}"
         return reply(RpcError(rpc.INVALID_REQUEST, text).body(None), 400)
-    answers = await asyncio.gather(*(_message(place, session, message) for message in messages))
-    found = [answered for answered in answers if answered is not None]
-    return reply(found) if found else Response(status_code=202)
+    answers: list[bytes] = []
+    budget = _Budget()
+    for message in messages:  # one after the other, or all of their answers would be in memory at once
+        answered = budget.refusal(message) or await _message(place, session, message)
+        if answered is not None:
+            answers.append(await budget.fit(answered))
+    return reply(b"[" + b",".join(answers) + b"]") if answers else Response(status_code=202)
+
+
+class _Budget:
+    """What the answers in one HTTP answer may weigh together."""
+
+    def __init__(self) -> None:
+        self._left = ANSWER_LIMIT
+
+    def refusal(self, message: Any) -> dict[str, Any] | None:
+        """The answer to a request that is not carried out because there is no room for its answer."""
+        if self._left >= 0 or (request_id := rpc.request_id_of(message)) is None:
+            return None
+        text = f"not carried out: the answers before it in this batch fill the {ANSWER_LIMIT} bytes of an HTTP answer"
+        return RpcError(rpc.INTERNAL_ERROR, text).body(request_id)
+
+    async def fit(self, answered: dict[str, Any]) -> bytes:
+        """An answer as JSON; in place of one that is too large, what to do about it."""
+        encoded = await encode_aside(answered)
+        self._left -= len(encoded)
+        if self._left >= 0 or len(encoded) <= _SHORT:
+            return encoded
+        text = (
+            f"the answer of {len(encoded)} bytes does not fit: an HTTP answer holds at most {ANSWER_LIMIT}."
+            " The call was carried out; ask for less (head, tail, a directory further down),"
+            " or for fewer things in one batch"
+        )
+        result = answered.get("result", {})
+        if "isError" not in result:
+            return encode(RpcError(rpc.INTERNAL_ERROR, text).body(answered["id"]))
+        shorter = {key: value for key, value in result.items() if key != "structuredContent"}
+        return encode({**answered, "result": {**shorter, "content": [text_part(text)], "isError": True}})
 
 
 async def _message(place: Place, session: Session | None, message: Any) -> dict[str, Any] | None:
@@ -233,7 +271,7 @@ async def _stateless(place: Place, request: Request, message: Any) -> Response:
         )
     except RpcError as error:
         return reply(error.body(request_id), _STATUS.get(error.code, 200))
-    return reply({"jsonrpc": "2.0", "id": request_id, "result": result})
+    return reply(await _Budget().fit({"jsonrpc": "2.0", "id": request_id, "result": result}))
 
 
 async def _unless_hung_up(

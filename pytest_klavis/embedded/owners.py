@@ -93,8 +93,7 @@ class Owners:
     async def _carry_out(self, sandbox: Sandbox, evidence: tuple[Path, Path | None] | None, reason: str) -> None:
         try:
             if evidence is not None:
-                await sandbox.end_calls(reason)
-                async with sandbox.gate:
+                async with sandbox.alone(reason):
                     if not sandbox.gone:
                         await asyncio.to_thread(_save, sandbox, *evidence, reason)
         except Exception:

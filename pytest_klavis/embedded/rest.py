@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import json
 import math
 import secrets
 from dataclasses import replace
@@ -13,7 +12,16 @@ from typing import TYPE_CHECKING, Any
 from pytest_klavis.embedded import fields, tools
 from pytest_klavis.embedded.isolation import BadCommandError, IsolationError
 from pytest_klavis.embedded.sandboxes import LIMITS, CallEnded
-from pytest_klavis.embedded.web import RUN_LIMIT, Refusal, invalid, read_object, refuse_invalid, reply
+from pytest_klavis.embedded.web import (
+    RUN_LIMIT,
+    Refusal,
+    encode_aside,
+    invalid,
+    parse,
+    read_object,
+    refuse_invalid,
+    reply,
+)
 from pytest_klavis.workspace import archive
 
 if TYPE_CHECKING:
@@ -44,7 +52,7 @@ class Rest:
     async def list_remote(self, request: Request) -> Response:
         tags = request.query_params.get("tags")
         try:
-            json.loads(tags or "{}")
+            parse(tags or "{}")
         except ValueError:
             text = "Input should be a JSON object as a string"
             refuse_invalid(invalid(["query", "tags"], text, "json_invalid", tags))
@@ -147,15 +155,14 @@ class Rest:
             raise Refusal(422, str(error)) from error
         except IsolationError as error:
             raise Refusal(409, f"the command could not be run: {error}") from error
-        return reply(
-            {
-                "exit_code": done.exit_code,
-                "stdout": done.stdout.decode(errors="replace"),
-                "stderr": done.stderr.decode(errors="replace"),
-                "seconds": round(done.seconds, 3),
-                "stopped": done.stopped,
-            }
-        )
+        answer = {
+            "exit_code": done.exit_code,
+            "stdout": done.stdout.decode(errors="replace"),
+            "stderr": done.stderr.decode(errors="replace"),
+            "seconds": round(done.seconds, 3),
+            "stopped": done.stopped,
+        }
+        return reply(await encode_aside(answer))
 
     def _find(self, request: Request) -> Sandbox:
         sandbox_id = request.path_params["local_sandbox_id"]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 PATH_MAX = 4096  # bytes, as the kernel has it
 MAX_LINKS = 40  # as the kernel has it
-MAX_STEPS = 20_000  # of one walk; a link may hold a thousand `..`, each of which starts the walk again
+MAX_STEPS = 2_000  # of all walks to one place; a link may hold a thousand `..`, each of which starts the walk again
 
 _PATH_ONLY = getattr(os, "O_PATH", os.O_RDONLY)  # needs no right to read the directory; macOS has no such flag
 DIRECTORY = _PATH_ONLY | os.O_DIRECTORY | os.O_CLOEXEC  # to go through, not to list
@@ -90,9 +90,10 @@ class Root:
         if len(os.fsencode(path)) >= PATH_MAX:  # the walk has no such limit of itself, and takes time by the square
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path[:80])
         root = os.open(self.path, DIRECTORY | os.O_NOFOLLOW)
+        steps = iter(range(MAX_STEPS))
         try:
             for _ in range(MAX_LINKS):
-                directory, name = self._parent(root, path)
+                directory, name = self._parent(root, path, steps)
                 try:
                     target = _link(directory, name) if follow else None
                     if target is None:
@@ -106,13 +107,13 @@ class Root:
         finally:
             os.close(root)
 
-    def _parent(self, root: int, path: str) -> tuple[int, str]:
+    def _parent(self, root: int, path: str, steps: Iterator[int]) -> tuple[int, str]:
         head, _, name = path.rstrip("/").rpartition("/")
         if name in {"", ".", ".."}:
             head, name = path, "."
-        return self._directory(root, head or "."), name
+        return self._directory(root, head or ".", steps), name
 
-    def _directory(self, root: int, path: str) -> int:
+    def _directory(self, root: int, path: str, steps: Iterator[int]) -> int:
         if self.openat2:
             try:
                 return _openat2(root, path, DIRECTORY)
@@ -120,15 +121,15 @@ class Root:
                 # EXDEV: an absolute link or one that climbs out; EAGAIN: a rename under way. The walk tells which.
                 if error.errno not in {errno.EXDEV, errno.EAGAIN}:
                     raise
-        return self._walk(root, path)
+        return self._walk(root, path, steps)
 
-    def _walk(self, root: int, path: str) -> int:
+    def _walk(self, root: int, path: str, steps: Iterator[int]) -> int:
         todo = deque(part for part in path.split("/") if part not in {"", "."})
         walked: list[str] = []
         here = os.dup(root)
         links = 0
         try:
-            for _ in range(MAX_STEPS):
+            for _ in steps:
                 if not todo:
                     here, found = -1, here
                     return found

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pytest_klavis import rundir
 from pytest_klavis.embedded.files import WorkspaceFiles
 from pytest_klavis.embedded.isolation import Isolation, Jail, Limits
+from pytest_klavis.embedded.threads import Threads
 from pytest_klavis.embedded.tools import ToolContext
 from pytest_klavis.embedded.uids import Uids
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
     from pathlib import Path
 
     from pytest_klavis.rundir import RunDir
@@ -68,17 +69,18 @@ class Sandbox:
     sessions: OrderedDict[str, Session] = field(default_factory=OrderedDict)
     gate: asyncio.Lock = field(default_factory=asyncio.Lock)  # held by what must have the workspace for itself
     calls: dict[asyncio.Task[Any], str] = field(default_factory=dict)  # running -> why it was ended
-    _contexts: dict[str, ToolContext] = field(default_factory=dict)
+    _endings: list[str] = field(default_factory=list)  # why no call may start now
+    _files: WorkspaceFiles | None = None
+    _threads: Threads = field(default_factory=Threads)
+    _states: dict[str, dict[str, Any]] = field(default_factory=dict)
     _expiry: asyncio.TimerHandle | None = None
 
     def context(self, server: str) -> ToolContext:
-        """What a tool of this server works with; made on first use, gone at reset."""
-        if server not in self._contexts:
-            files = WorkspaceFiles(self.jail.workspace, self.jail.uid, LIMITS.disk)
-            self._contexts[server] = ToolContext(
-                files=files, jail=self.jail, isolation=self.isolation, root=self.root, limits=LIMITS, state={}
-            )
-        return self._contexts[server]
+        """What a call of a tool of this server works with; none of it outlives a reset."""
+        if self._files is None:
+            self._files = WorkspaceFiles(self.jail.workspace, self.jail.uid, LIMITS.disk)
+        state = self._states.setdefault(server, {})
+        return ToolContext(self._files, self.jail, self.isolation, self.root, LIMITS, state, self._threads)
 
     async def call(
         self, work: Callable[[], Coroutine[Any, Any, T]], started: Callable[[asyncio.Task[T]], None] | None = None
@@ -92,9 +94,9 @@ class Sandbox:
 
     def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Like `call`, for one who holds the gate: the task, for `outcome`."""
-        if self.gone:
+        if self.gone or self._endings:
             work.close()
-            raise CallEnded(f"sandbox {self.id} was released")
+            raise CallEnded(self._endings[-1] if self._endings else f"sandbox {self.id} was released")
         task = asyncio.get_running_loop().create_task(work)
         self.calls[task] = ""
         return task
@@ -114,19 +116,34 @@ class Sandbox:
             self.calls[task] = reason
             task.cancel()
 
-    async def end_calls(self, reason: str) -> None:
-        """End all running calls; returns when they are gone."""
+    @contextlib.asynccontextmanager
+    async def alone(self, reason: str) -> AsyncIterator[None]:
+        """Have the workspace for oneself: calls that run, or are about to, are ended; later ones wait."""
+        self._endings.append(reason)
+        try:
+            await self._end_calls(reason)
+            async with self.gate:
+                await self._end_calls(reason)
+                yield
+        finally:
+            self._endings.remove(reason)
+
+    async def _end_calls(self, reason: str) -> None:
+        """Returns when all running calls are gone; what their threads still try to change is refused."""
         running = [task for task in self.calls if not task.done()]
         for task in running:
             self.end_call(task, reason)
+        if self._files is not None:
+            files, self._files, self._threads = self._files, None, Threads()
+            await asyncio.to_thread(files.close)
         if running:
             _, late = await asyncio.wait(running, timeout=_PATIENCE)
             if late:
                 log.error("sandbox %s: %d ended calls are still running after %.0f s", self.id, len(late), _PATIENCE)
 
     def forget(self) -> None:
-        """Drop what tools remember, and the contexts with it."""
-        self._contexts.clear()
+        """Drop what tools remember."""
+        self._states.clear()
 
     def touch(self) -> None:
         self.updated_at = now()
@@ -211,9 +228,7 @@ class Sandboxes:
         task.add_done_callback(self._removed)
 
     async def _remove(self, sandbox: Sandbox) -> None:
-        await sandbox.end_calls(f"sandbox {sandbox.id} was released")
-        async with sandbox.gate:
-            await sandbox.end_calls(f"sandbox {sandbox.id} was released")
+        async with sandbox.alone(f"sandbox {sandbox.id} was released"):
             sandbox.forget()
             await asyncio.to_thread(rundir.remove_tree, sandbox.archives)
             await asyncio.to_thread(rundir.remove_tree, sandbox.home)
@@ -226,10 +241,7 @@ class Sandboxes:
 
     async def reset(self, sandbox: Sandbox) -> None:
         """Empty the workspace, the scratch and the memory of its tools. Running calls are ended."""
-        reason = f"sandbox {sandbox.id} was reset"
-        await sandbox.end_calls(reason)
-        async with sandbox.gate:
-            await sandbox.end_calls(reason)
+        async with sandbox.alone(f"sandbox {sandbox.id} was reset"):
             await asyncio.to_thread(_empty, sandbox)
             sandbox.forget()
             sandbox.upload = None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import math
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from starlette.responses import Response
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 
 JSON_LIMIT = 16 << 20  # bytes of a JSON body
 RUN_LIMIT = 96 << 20  # bytes of a run's body: 64 MB of files, as base64
+_LARGE = 1 << 20  # characters that are not encoded on the event loop
 
 
 class Refusal(Exception):  # noqa: N818 - an answer, not an accident
@@ -47,9 +50,23 @@ def encode(content: Any) -> bytes:
         return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
 
 
+async def encode_aside(content: Any) -> bytes:
+    """`encode`, in a thread where it takes long."""
+    return await asyncio.to_thread(encode, content) if _characters(content) > _LARGE else encode(content)
+
+
+def _characters(content: Any) -> int:
+    if isinstance(content, str):
+        return len(content)
+    if isinstance(content, dict):
+        return sum(map(_characters, content.values()))
+    return sum(map(_characters, content)) if isinstance(content, list) else 0
+
+
 def reply(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """A JSON answer."""
-    return Response(encode(content), status, headers, media_type="application/json")
+    """A JSON answer; one that is encoded already, when it is bytes."""
+    body = content if isinstance(content, bytes) else encode(content)
+    return Response(body, status, headers, media_type="application/json")
 
 
 async def read_body(request: Request, limit: int) -> bytes:
@@ -66,16 +83,22 @@ async def read_body(request: Request, limit: int) -> bytes:
     raise Refusal(413, f"the body is larger than {limit:,} bytes", {"Connection": "close"})
 
 
-def parse(body: bytes) -> Any:
-    """JSON as it is defined. Raises ValueError for anything else, NaN, Infinity and endless nesting included."""
+def parse(body: bytes | str) -> Any:
+    """JSON as it is defined. Raises ValueError for anything else: NaN, Infinity, 1e999 and endless nesting included."""
     try:
-        return json.loads(body, parse_constant=_no_constant)
+        return json.loads(body, parse_constant=_no_constant, parse_float=_finite)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text[:40]} is too large a number")
+    return value
 
 
 async def read_object(request: Request, limit: int = JSON_LIMIT, *, required: bool = True) -> dict[str, Any]:

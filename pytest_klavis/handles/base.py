@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import json
 import os
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
     from pytest_klavis.api.client import KlavisClient
     from pytest_klavis.spec import Spec
+
+__tracebackhide__ = True  # users read their own frames
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -178,8 +181,13 @@ class Sandbox(ABC):
         Without `server` the server that has the tool is looked up. With `check`, an answer
         marked as an error raises ToolError; without, it is returned.
         """
+        if arguments is not None and not isinstance(arguments, Mapping):
+            raise SpecError(f"call_tool({tool!r}) takes its arguments as a mapping, not {arguments!r}")
         chosen = self._server(server) if server or len(self.servers) == 1 else self._owner_of(tool)
-        result = self._client(chosen.name).call_tool(tool, dict(arguments or {}))
+        if isinstance(chosen, ToolResult):
+            result = chosen
+        else:
+            result = self._client(chosen.name).call_tool(tool, dict(arguments or {}))
         if check and result.is_error:
             raise ToolError(tool, result.text)
         return result
@@ -214,13 +222,20 @@ class Sandbox(ABC):
             self._clients[name] = McpClient(server.url, server.headers, timeout=TOOL_TIMEOUT, name=name)
         return self._clients[name]
 
-    def _owner_of(self, tool: str) -> Server:
-        owners = [name for name in self.servers if any(one.name == tool for one in self._client(name).list_tools())]
+    def _owner_of(self, tool: str) -> Server | ToolResult:
+        """The server that has the tool, or what the agent is told when none has it."""
+        by_server = {name: [one.name for one in self._client(name).list_tools()] for name in self.servers}
+        owners = [name for name, tools in by_server.items() if tool in tools]
         if len(owners) == 1:
             return self.servers[owners[0]]
         if owners:
             raise SpecError(f"{tool!r} is a tool of {', '.join(owners)}: say which by server=")
-        raise SpecError(f"no server of {self!r} has a tool {tool!r}; .tools() lists them")
+        every = [one for tools in by_server.values() for one in tools]
+        near = [one for one in every if one.endswith(f"_{tool}")] or difflib.get_close_matches(tool, every, n=1)
+        meant = f" (did you mean {near[0]!r}?)" if near else ""
+        return ToolResult(
+            f"Unknown tool {tool!r}{meant}: there are {', '.join(every)}", None, is_error=True, content=()
+        )
 
     def _close(self, why: str) -> None:
         self._context.ended = why

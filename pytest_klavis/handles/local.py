@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,13 +11,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pytest_klavis.errors import SpecError
+from pytest_klavis.arguments import seconds
+from pytest_klavis.errors import RequestRefusedError, SpecError
 from pytest_klavis.workspace.archive import pack, pack_mapping
 from pytest_klavis.workspace.diff import NOISE, Diff, diff_archives
 from pytest_klavis.workspace.seed import pack_tree
 from pytest_klavis.workspace.snapshot import Snapshot
 
 from .base import Private, Sandbox, guarded, in_thread
+
+__tracebackhide__ = True  # users read their own frames
 
 MAX_DUMP = 2 << 30
 """Bytes of a workspace archive that are downloaded at most."""
@@ -92,12 +96,16 @@ class LocalSandbox(Sandbox):
         """Save the workspace as a `.tar.gz`; `dest` is the file, or a directory to put `workspace.tar.gz` in."""
         target = Path(dest)
         target = target / "workspace.tar.gz" if target.is_dir() else target
+        if not target.parent.is_dir():
+            raise SpecError(f"download({str(dest)!r}): there is no directory {target.parent}; make it first")
         self._download(target)
         return target
 
     @guarded
     def upload(self, src: str | Path | Mapping[str, str | bytes], to: str = ".") -> None:
         """Put a directory, file, `.tar.gz` or mapping of path to text into the workspace, below `to`."""
+        if not isinstance(src, str | Path | Mapping):
+            raise SpecError(f"upload() takes a path or a mapping of path to text, not {src!r}")
         with TemporaryDirectory(dir=self._context.scratch) as folder:
             archive = Path(folder, "upload.tar.gz")
             pack_tree(src if isinstance(src, Mapping) else self._context.find(src), archive, below=to)
@@ -114,22 +122,32 @@ class LocalSandbox(Sandbox):
         self,
         argv: Sequence[str],
         *,
-        timeout: float = 60.0,
+        timeout: float | str = 60.0,
         cwd: str | None = None,
         env: Mapping[str, str] | None = None,
         files: str | Path | Mapping[str, str | bytes] | None = None,
     ) -> RunResult:
         """Run a command inside the sandbox, isolated, as the oracle of a test.
 
-        `timeout` is in seconds; `cwd` is relative to the workspace. `files` (a directory or a
+        `timeout` is in seconds or a text such as "2m"; `cwd` is relative to the workspace, and a
+        FileNotFoundError when the agent has left no such directory. `files` (a directory or a
         mapping of path to text) are laid over `cwd` for this call, win over whatever the agent
         left there, and are gone afterwards.
         """
         if isinstance(argv, str) or not argv or not all(isinstance(part, str) for part in argv):
             raise SpecError(f"run() takes a list of texts such as ['python', '-m', 'unittest'], not {argv!r}")
-        answer = self._context.api.run_command(
-            self.id, list(argv), cwd=cwd or ".", env=dict(env or {}), timeout=timeout, files=self._packed(files)
-        )
+        try:
+            limit = seconds(timeout)
+        except ValueError as error:
+            raise SpecError(f"run(timeout=...): {error}") from None
+        try:
+            answer = self._context.api.run_command(
+                self.id, list(argv), cwd=cwd or ".", env=dict(env or {}), timeout=limit, files=self._packed(files)
+            )
+        except RequestRefusedError as error:
+            if error.status == 422 and "working directory" in error.body:
+                raise FileNotFoundError(f"run(cwd={cwd!r}): {error.body}") from None
+            raise
         return RunResult(answer.exit_code, answer.stdout, answer.stderr, answer.seconds, answer.stopped)
 
     def _packed(self, files: str | Path | Mapping[str, str | bytes] | None) -> bytes | None:
@@ -146,10 +164,12 @@ class LocalSandbox(Sandbox):
         answer = self._context.api.dump_local_sandbox(self.id)
         self._context.api.download_archive(answer.download_url, target, limit=MAX_DUMP, deadline=deadline)
 
-    def _upload(self, archive: Path) -> None:
-        answer = self._context.api.create_upload_url(self.id)
-        self._context.api.upload_archive(answer.upload_url, archive)
-        self._context.api.initialize_local_sandbox(self.id)
+    def _upload(self, archive: Path, patience: float = 600.0) -> None:
+        until = time.monotonic() + patience
+        api = self._context.api
+        answer = api.create_upload_url(self.id)
+        api.upload_archive(answer.upload_url, archive, deadline=max(until - time.monotonic(), 1.0))
+        api.initialize_local_sandbox(self.id, deadline=max(until - time.monotonic(), 1.0))
 
     @contextmanager
     def _temporary_archive(self) -> Iterator[Path]:
@@ -194,7 +214,7 @@ class LocalSandbox(Sandbox):
         self,
         argv: Sequence[str],
         *,
-        timeout: float = 60.0,  # noqa: ASYNC109  the sandbox enforces it, not the event loop
+        timeout: float | str = 60.0,  # noqa: ASYNC109  the sandbox enforces it, not the event loop
         cwd: str | None = None,
         env: Mapping[str, str] | None = None,
         files: str | Path | Mapping[str, str | bytes] | None = None,

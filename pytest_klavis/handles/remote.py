@@ -9,6 +9,8 @@ from pytest_klavis.errors import TransportError
 
 from .base import Private, Sandbox, guarded, in_thread
 
+__tracebackhide__ = True  # users read their own frames
+
 
 class RemoteSandbox(Sandbox):
     """One SaaS server over a test account of its own."""

@@ -10,6 +10,8 @@ from pytest_klavis.mcp.config import Style, mcp_config
 
 from .base import Sandbox, Server
 
+__tracebackhide__ = True  # users read their own frames
+
 
 class SandboxSet(Mapping[str, Sandbox]):
     """Several sandboxes at once, keyed by the names that the caller gave."""

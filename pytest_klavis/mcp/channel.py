@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     import httpcore
 
+__tracebackhide__ = True  # users read their own frames
+
 __tracebackhide__ = True  # pytest shows an error of this module at the line of the test that called it
 
 MAX_ANSWER = 64 << 20

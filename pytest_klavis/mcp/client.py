@@ -20,6 +20,8 @@ from .channel import Channel, json_or_none
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+__tracebackhide__ = True  # users read their own frames
+
 __tracebackhide__ = True  # pytest shows an error of this module at the line of the test that called it
 
 PROTOCOL = "2025-11-25"

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from mcp import ClientSession
 
+__tracebackhide__ = True  # users read their own frames
+
 __tracebackhide__ = True  # pytest shows an error of this module at the line of the test that called it
 
 _READ = 300.0  # seconds without a byte of an answer, as in the package's own clients

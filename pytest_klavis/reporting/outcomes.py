@@ -10,12 +10,16 @@ import pytest
 
 from pytest_klavis import artifacts
 from pytest_klavis.errors import InfraError, SpecError
-from pytest_klavis.session import DRAIN_SECONDS, STATE, ItemState, KlavisSession, Use
+from pytest_klavis.session import DRAIN_AT_END, DRAIN_SECONDS, STATE, ItemState, KlavisSession, Use
 from pytest_klavis.timeouts import paused
 
 from .scrub import scrub
 
-SWALLOWED = "The test caught or outlived this error of the infrastructure: nothing is known about the agent."
+UNKNOWN = "nothing is known about the agent."
+RAISED = f"An error of the infrastructure while the test ran: {UNKNOWN}"
+SWALLOWED = f"The test caught or outlived this error of the infrastructure: {UNKNOWN}"
+EXPECTED = f"The test is marked xfail, but this error of the infrastructure is not what it expects: {UNKNOWN}"
+GONE = f"The sandbox was gone before the test was over, so {UNKNOWN}"
 
 
 def judge(
@@ -34,6 +38,8 @@ def judge(
             raise
         except BaseException as error:  # noqa: BLE001  pytest-timeout's Failed is a BaseException, too
             report.sections.append(("klavis", f"trouble while handling this report: {type(error).__name__}: {error}"))
+            _set_error(report)
+            state.failed = True
     scrub(report)
     return report
 
@@ -42,17 +48,18 @@ def _judge(
     session: KlavisSession, item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.TestReport, state: ItemState
 ) -> None:
     phase = report.when
+    own = not state.in_body
     _make_error(item, call, report, state)
     # A failing subtest reports through this hook too, before its test does: the flag must stick.
     state.failed = state.failed or report.failed
-    if not state.in_body:
-        if state.failed or (session.settings.artifacts == "always" and phase != "setup"):
-            _save(session, item, report, state)
-        if phase == "teardown":
-            state.judged = True
-            session.forget_files(state)
-            with paused(item):
-                hand_over(session)
+    if own and (state.failed or (session.settings.artifacts == "always" and phase != "setup")):
+        _save(session, item, report, state)
+    if own and phase == "teardown":
+        state.judged = True
+        session.settle_files(item, state)
+        with paused(item):
+            hand_over(session)
+    report.user_properties = list(item.user_properties)
 
 
 def infra_errors(error: BaseException | None) -> Iterator[InfraError]:
@@ -69,6 +76,8 @@ def infra_errors(error: BaseException | None) -> Iterator[InfraError]:
         if isinstance(one, BaseExceptionGroup):
             waiting += one.exceptions
         waiting += [one.__cause__, None if one.__suppress_context__ else one.__context__]
+        # doctest carries what was raised like this
+        waiting += [(getattr(one, "exc_info", None) or (None, None))[1], *getattr(one, "failures", ())]
 
 
 def _make_error(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.TestReport, state: ItemState) -> None:
@@ -85,9 +94,17 @@ def _make_error(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.Te
         state.told = len(state.infra)
     if not found:
         return
-    if raised is None or report.skipped:
-        report.longrepr = item.repr_failure(pytest.ExceptionInfo.from_exception(found[0]))
-        report.sections.append(("klavis", SWALLOWED))
+    expected = hasattr(report, "wasxfail")
+    in_body = report.when == "call"
+    _set_error(report)
+    if raised is None or not (behind or isinstance(raised, SpecError)) or expected:
+        report.longrepr = _shown(item, found[0])
+        report.sections.append(("klavis", EXPECTED if expected and raised is not None else SWALLOWED))
+    elif behind and in_body:
+        report.sections.append(("klavis", RAISED))
+
+
+def _set_error(report: pytest.TestReport) -> None:
     report.outcome = "failed"
     if report.when == "call":
         report.when = "setup"
@@ -95,57 +112,86 @@ def _make_error(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.Te
         del report.wasxfail
 
 
+def _shown(item: pytest.Item, error: BaseException) -> Any:
+    if error.__traceback__ is None:
+        return f"{type(error).__name__}: {error}"
+    return item.repr_failure(pytest.ExceptionInfo.from_exception(error))
+
+
 def _save(session: KlavisSession, item: pytest.Item, report: pytest.TestReport, state: ItemState) -> None:
-    """Save the evidence of each lease that this item has used, once."""
-    for use in session.uses:
-        if session.settings.artifacts == "never" or state not in use.items or id(use) in state.saved:
+    """Save the evidence of each lease that this item has used, or that ended badly with it, once."""
+    if session.settings.artifacts == "never":
+        return
+    for use in list(session.uses):
+        concerns = state in use.items or (report.when == "teardown" and report.failed and use.lease.over)
+        if not concerns or id(use) in state.saved:
             continue
-        state.saved.add(id(use))
         about = {"test": item.nodeid, "outcome": report.outcome, "phase": report.when}
         with paused(item):
-            report.sections.append((f"klavis {use.title}", _saved(session, item, use, about)))
-        report.user_properties = list(item.user_properties)
+            report.sections.append((f"klavis {use.title}", _saved(session, item, use, about, report)))
+        state.saved.add(id(use))
 
 
-def _saved(session: KlavisSession, item: pytest.Item, use: Use, about: dict[str, Any]) -> str:
+def _saved(
+    session: KlavisSession, item: pytest.Item, use: Use, about: dict[str, Any], report: pytest.TestReport
+) -> str:
     try:
         folder = session.evidence_folder(item, use)
-        text = session.open_desk().save(use.lease, folder, extract=session.settings.artifacts_extract, about=about)
+        saved = session.open_desk().save(use.lease, folder, extract=session.settings.artifacts_extract, about=about)
         item.config.hook.pytest_klavis_artifacts(item=item, sandbox=use.lease.sandbox, path=folder)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # noqa: BLE001  missing evidence must not change the test's own outcome
         return f"its evidence could not be saved: {type(error).__name__}: {error}"
+    if saved.gone is not None:
+        _set_error(report)
+        report.sections.append(("klavis", GONE))
     item.user_properties.append(("klavis_artifacts", artifacts.shown(folder)))
-    return text
+    return saved.text
 
 
-def hand_over(session: KlavisSession) -> None:
-    """Hand over every lease whose scope has ended."""
+def hand_over(session: KlavisSession, patience: float | None = None) -> None:
+    """Hand over every lease whose scope has ended. `patience`: seconds for one release."""
     for use in [use for use in session.uses if use.lease.over]:
         session.uses.remove(use)
         keep = session.settings.keep == "always" or (session.settings.keep == "on-failure" and use.failed)
-        session.open_desk().hand_over(use.lease, keep=keep)
+        session.open_desk().hand_over(use.lease, keep=keep, patience=patience)
 
 
-def drain(session: KlavisSession) -> None:
+def drain(session: KlavisSession, *, interrupted: bool) -> None:
     """Save and hand over what no report will come for: after an interrupt, or at the end of the run.
 
-    What does not fit into the time a worker has is left to the embedded server, which
-    carries out the will of a dead owner, or to the TTL.
+    After an interrupt there are four seconds for it. What does not fit in is left to the
+    embedded server, which carries out the will of a dead owner, or to the TTL.
     """
     if session.desk is None:
         return
-    deadline = time.monotonic() + DRAIN_SECONDS
-    for use in session.uses:
+    if session.patience is None:
+        session.patience = time.monotonic() + (DRAIN_SECONDS if interrupted else DRAIN_AT_END)
+    for use in list(session.uses):
         use.lease.over = True
-        wanted = session.settings.artifacts == "always" or (session.settings.artifacts != "never" and use.failed)
-        folder = use.lease.order.evidence
-        if wanted and folder is not None and not use.lease.saved and time.monotonic() < deadline:
-            try:
-                session.desk.save(use.lease, folder, extract=False, about={"outcome": "interrupted"})
-            except (InfraError, OSError) as error:
-                session.tally.unsaved.append(f"{folder}: {error}")
-    if time.monotonic() < deadline:
-        hand_over(session)
+        if session.time_left() > 0:
+            _save_unreported(session, use)
+    if session.time_left() > 0:
+        hand_over(session, session.time_left())
+    session.tally.leaked += [use.lease.sandbox.id for use in session.uses]
     session.tally.calls = session.desk.calls
+
+
+def _save_unreported(session: KlavisSession, use: Use) -> None:
+    """Save what the item that was cut short left behind, unless its report did."""
+    item = session.item
+    state = item.stash[STATE] if item is not None else None
+    concerned = state is not None and state in use.items and id(use) not in state.saved and use.failed
+    if item is None or state is None or session.settings.artifacts == "never" or not concerned:
+        return
+    folder = session.evidence_folder(item, use)
+    about = {"test": item.nodeid, "outcome": "interrupted"}
+    # Half of what is left, so that there is time for the release.
+    patience = max(session.time_left() / 2, 0.5)
+    try:
+        session.open_desk().save(use.lease, folder, about=about, patience=patience)
+    except (InfraError, OSError) as error:
+        session.tally.unsaved.append(f"{folder}: {error}")
+    else:
+        state.saved.add(id(use))

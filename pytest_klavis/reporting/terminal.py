@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -15,10 +14,13 @@ if TYPE_CHECKING:
     from pytest_klavis.settings import Settings
 
 
+SHOWN_FOLDERS = 30
+
+
 def header(settings: Settings) -> list[str]:
     """Two lines at most: where sandboxes come from, and which flavour, each with its source."""
     if settings.backend == "cloud":
-        where = f"cloud at {urlsplit(settings.base_url).netloc}, billed to your account"
+        where = f"cloud at {urlsplit(settings.base_url).netloc.rpartition('@')[2]}, billed to your account"
     else:
         where = f"embedded, isolation {settings.isolation}"
     lines = [f"klavis: {where} (from {settings.source('backend')})"]
@@ -30,12 +32,10 @@ def header(settings: Settings) -> list[str]:
 def summary(reporter: pytest.TerminalReporter, session: KlavisSession) -> None:
     """What the run did with sandboxes; nothing at all when it asked for none."""
     tally = session.tally
-    for nodeid in _crashed(reporter):
-        folder = session.run_folder / artifacts.slug(nodeid)
-        if folder.is_dir():
-            tally.saved.append((nodeid, str(folder)))
-    if not tally.acquired and not tally.saved:
+    saved = artifacts.folders(session.run_folder)
+    if not tally.acquired and not saved:
         return
+    reporter.ensure_newline()
     reporter.section("klavis sandboxes", sep="=", blue=True)
     counts = [f"{tally.acquired} acquired", f"{tally.released} released"]
     if tally.kept:
@@ -43,23 +43,19 @@ def summary(reporter: pytest.TerminalReporter, session: KlavisSession) -> None:
     counts.append(f"{len(tally.leaked)} leaked")
     level = f", isolation {tally.isolation}" if tally.isolation else ""
     reporter.write_line(f"{', '.join(counts)} on the {session.settings.backend} backend{level}")
-    reporter.write_line(
-        f"held for {_duration(tally.seconds_held)}, waited {_duration(tally.seconds_waited)}, {tally.calls} API calls"
-    )
+    held, waited = _duration(tally.seconds_held), _duration(tally.seconds_waited)
+    reporter.write_line(f"sandboxes held for {held}, waited {waited}, {tally.calls} API calls")
     for what, ids in (("kept until its TTL", tally.kept), ("NOT released", tally.leaked)):
         for sandbox_id in ids:
             reporter.write_line(f"{what}: {sandbox_id}", red=what.startswith("NOT"), bold=True)
     for trouble in tally.unsaved:
         reporter.write_line(f"NOT saved: {trouble}", red=True, bold=True)
-    for nodeid, saved in dict(reversed(tally.saved)).items():
-        reporter.write_line(nodeid)
-        reporter.write_line(f"  saved in {artifacts.shown(Path(saved))}")
-
-
-def _crashed(reporter: pytest.TerminalReporter) -> list[str]:
-    """The tests whose worker died: xdist reports them without saying in which phase."""
-    phases = ("setup", "call", "teardown")
-    return [one.nodeid for one in reporter.stats.get("failed", []) if getattr(one, "when", "call") not in phases]
+    if saved:
+        reporter.write_line(f"evidence in {artifacts.shown(session.run_folder)}:")
+    for folder in saved[:SHOWN_FOLDERS]:
+        reporter.write_line(f"  {folder}")
+    if len(saved) > SHOWN_FOLDERS:
+        reporter.write_line(f"  ... and {len(saved) - SHOWN_FOLDERS} more")
 
 
 def _duration(seconds: float) -> str:

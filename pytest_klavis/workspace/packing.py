@@ -25,6 +25,8 @@ from .trees import DIRECTORY, READ, Walk, open_directory, open_locked_file, unlo
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+__tracebackhide__ = True  # users read their own frames
+
 MTIME = 946_684_800  # 2000-01-01T00:00:00Z
 LEVEL = 3  # of gzip: half the time of 6 for a tenth more bytes
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Special = Literal["refuse", "skip"]
 MAX_MEMBERS = 200_000
 SHOWN = 8  # problems in one error
+KEPT = 1_000  # problems that are remembered by path; of the others, how many they are
 
 _KINDS = {
     stat.S_IFIFO: "a FIFO",
@@ -50,13 +51,21 @@ class Found:
     special: Special
     items: list[Item] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
+    noted: int = 0  # problems, also those that are only counted
 
     @property
     def strict(self) -> bool:
         return self.special == "refuse"
 
+    def note(self, path: str, why: str, *, always: bool = False) -> None:
+        self.noted += 1
+        if self.noted <= KEPT or always:
+            self.skipped[path] = why
+        else:
+            self.skipped["..."] = f"and {self.noted - KEPT:,} more"
+
     def object(self, path: str, why: str) -> None:
-        self.skipped[path] = why
+        self.note(path, why)
         if self.strict:
             raise SeedError(f"{self.root} cannot be packed: {quoted(path)} {why}")
 
@@ -65,8 +74,8 @@ class Found:
         if not self.strict or not self.skipped:
             return
         lines = [f"  {printable(path)} {why}" for path, why in sorted(self.skipped.items())]
-        if len(lines) > SHOWN:
-            lines[SHOWN:] = [f"  ... and {len(lines) - SHOWN:,} more"]
+        if self.noted > SHOWN:
+            lines[SHOWN:] = [f"  ... and {self.noted - SHOWN:,} more"]
         raise SeedError("\n".join([f"{self.root} cannot be packed:", *lines]))
 
     def fit(self, limit: int | None) -> None:
@@ -94,7 +103,7 @@ def scan(top: int, root: Path, special: Special) -> Found:
         known = Links(links)
         for path, target in links.items():
             if why := known.objection(path):
-                found.skipped[path] = f"is {why} ({quoted(target)})"
+                found.note(path, f"is {why} ({quoted(target)})")
         found.check()
     found.items.sort(key=lambda item: encode(item.path))
     return found
@@ -103,19 +112,19 @@ def scan(top: int, root: Path, special: Special) -> Found:
 def _below(directory: int, parts: tuple[str, ...], found: Found) -> None:
     for name in map(os.fsencode, os.listdir(directory)):
         here = (*parts, decode(name))
-        if len(found.items) > MAX_MEMBERS:
-            found.skipped["/".join(parts)] = f"is the place where the limit of {MAX_MEMBERS:,} members was reached"
+        if len(found.items) + found.noted > MAX_MEMBERS:
+            found.note(
+                "/".join(parts), f"is the place where the limit of {MAX_MEMBERS:,} members was reached", always=True
+            )
             return
         try:
             split(encode("/".join(here)), portable=found.strict)
             _one(name, directory, here, found)
         except NameRefusedError as error:
-            found.skipped["/".join(here)] = str(error)
+            found.note("/".join(here), str(error))
         except OSError as error:
             gone = isinstance(error, FileNotFoundError) or error.errno in NOT_A_DIRECTORY
-            found.skipped["/".join(here)] = (
-                "changed while it was packed" if gone else f"cannot be read: {error.strerror}"
-            )
+            found.note("/".join(here), "changed while it was packed" if gone else f"cannot be read: {error.strerror}")
 
 
 def _one(name: bytes, directory: int, here: tuple[str, ...], found: Found) -> None:
@@ -133,9 +142,9 @@ def _one(name: bytes, directory: int, here: tuple[str, ...], found: Found) -> No
     elif stat.S_ISREG(info.st_mode):
         found.items.append(Item(here, "file", info.st_size, info.st_mode))
         if found.strict and not os.access(name, os.R_OK, dir_fd=directory, effective_ids=True):
-            found.skipped["/".join(here)] = "cannot be read: Permission denied"
+            found.note("/".join(here), "cannot be read: Permission denied")
     else:
-        found.skipped["/".join(here)] = f"is {_KINDS.get(stat.S_IFMT(info.st_mode), 'no file')}"
+        found.note("/".join(here), f"is {_KINDS.get(stat.S_IFMT(info.st_mode), 'no file')}")
 
 
 def _check_names(found: Found) -> None:
@@ -143,4 +152,4 @@ def _check_names(found: Found) -> None:
     for item in found.items:
         other = seen.setdefault(folded(item.path), item.path)
         if other != item.path:
-            found.skipped[item.path] = f"is one file with {quoted(other)} where case or accents do not count"
+            found.note(item.path, f"is one file with {quoted(other)} where case or accents do not count")

@@ -19,6 +19,8 @@ from .packing import mapping_items
 from .repository import commit
 from .scan import scan
 
+__tracebackhide__ = True  # users read their own frames
+
 ARCHIVES = (".tar.gz", ".tgz")
 LIMITS = Limits()
 

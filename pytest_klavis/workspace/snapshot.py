@@ -18,6 +18,8 @@ from .names import printable
 if TYPE_CHECKING:
     from types import TracebackType
 
+__tracebackhide__ = True  # users read their own frames
+
 # An agent may call its files what Linux allows, and is judged by them: no name of its choice is an ERROR here.
 LIMITS = Limits(portable=False)
 

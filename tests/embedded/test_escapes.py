@@ -14,13 +14,14 @@ import struct
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_klavis.embedded.isolation import Limits, seccomp
+from pytest_klavis.embedded.files import WorkspaceFiles
+from pytest_klavis.embedded.isolation import IsolationError, Limits, seccomp
 from tests.embedded.isolation_support import AS_ROOT, Box, level_or_skip, make_box, open_folder
 
 if TYPE_CHECKING:
@@ -170,6 +171,10 @@ ATTACKS = {
     ),
     "slow down a process": "os.setpriority(os.PRIO_PROCESS, int(VICTIM), 19); print('ESCAPED')",
     "slow down a user": "os.setpriority(os.PRIO_USER, 0, 19); print('ESCAPED', os.getpriority(0, int(VICTIM)))",
+    "watch names": (
+        "libc = ctypes.CDLL(None)\n"
+        "if libc.inotify_add_watch(libc.inotify_init(), FOLDER.encode(), 0x100) >= 0: print('ESCAPED')"
+    ),
     "signal everybody": "os.kill(-1, 0); print('ESCAPED')",
     "trace": SYSCALL + "refused({'x86_64': 101}.get(os.uname().machine, 117), 0, 0, 0, 0)",
     "make a user namespace": SYSCALL + "refused({'x86_64': 272}.get(os.uname().machine, 97), 0x10000000)",
@@ -448,6 +453,67 @@ def test_disk_by_home(target: Target) -> None:
     assert target.box.sh(script, limits=Limits(disk=20 << 20), timeout=30).stopped == "disk"
 
 
+HIDING = {
+    "deeper than a path can say": "for _ in range(18): os.mkdir('d' * 250); os.chdir('d' * 250)",
+    "deeper than descriptors go": "for _ in range(600): os.mkdir('d'); os.chdir('d')",
+    "in a closed directory": "os.mkdir('w'); os.chdir('w'); os.chmod('.', 0o300)",
+    "in a directory that is closed again and again": (
+        "os.mkdir('w'); os.chdir('w')\n"
+        "def close():\n"
+        "    while True: os.chmod('.', 0o300)\n"
+        "threading.Thread(target=close, daemon=True).start()"
+    ),
+    "in a workspace that is closed": "os.chmod('.', 0o300)",
+    "in removed files": "after = os.unlink",
+    "in removed files of a process that cannot be traced": "after = os.unlink; ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)",
+}
+FILL = """
+files = []
+for n in range(60):
+    files.append(open(f'fill{n}', 'wb'))
+    files[-1].write(os.urandom(1 << 20)); files[-1].flush()
+    after(f'fill{n}')
+    time.sleep(0.005)
+time.sleep(10)
+"""
+
+
+@pytest.mark.parametrize("how", HIDING)
+def test_disk_that_is_hidden(target: Target, how: str) -> None:
+    code = "import ctypes, os, threading, time\nafter = len\n" + HIDING[how] + FILL
+    done = target.box.python(code, limits=Limits(disk=20 << 20), timeout=30)
+    assert (done.stopped, done.stderr) == ("disk", b"")
+
+
+def test_disk_by_many_short_commands(target: Target) -> None:
+    """Each is over before anybody looks."""
+    limits = Limits(disk=20 << 20)
+    done = [target.box.sh(f"head -c 15000000 /dev/zero > {n}", limits=limits) for n in range(5)]
+    assert (done[0].exit_code, done[-1].exit_code == 0) == (0, False)
+    assert b"over its disk limit" in done[-1].stderr
+    assert sum(path.stat().st_size for path in target.box.workspace.iterdir()) < 50_000_000
+    assert target.box.sh("rm ?", limits=limits).exit_code == 0
+    assert target.box.sh("head -c 15000000 /dev/zero > 1", limits=limits).exit_code == 0
+
+
+def test_what_is_hidden_counts_for_file_tools_too(target: Target) -> None:
+    target.box.python("import os\n" + HIDING["deeper than a path can say"] + "\nopen('f', 'w').write('x' * 5000)")
+    target.box.sh("mkdir w; echo hello > w/f; chmod 300 w; mkdir v; echo hello > v/f; chmod 400 v")
+    assert WorkspaceFiles(target.box.workspace).usage() == 5012
+
+
+def test_files_may_come_and_go_while_they_are_measured(target: Target) -> None:
+    churn = (
+        "import os, shutil, time\n"
+        "start = time.monotonic()\n"
+        "while time.monotonic() < start + 2:\n"
+        "    os.makedirs('a/b/c/d'); open('a/b/f', 'w').close(); os.rename('a/b', 'a/e'); os.rename('a', 'g')\n"
+        "    shutil.rmtree('g')\n"
+        "print('done')"
+    )
+    assert target.box.python(churn).stdout == b"done\n"
+
+
 def test_an_agent_may_clean_up_a_full_workspace(target: Target) -> None:
     target.box.sh("for n in 1 2 3 4 5 6; do head -c 9000000 /dev/zero > $n; done")
     tidy = "for n in 1 2 3 4 5 6; do rm $n; sleep 0.05; done; echo clean"
@@ -543,7 +609,7 @@ def test_filter_of_sockets(machine: str) -> None:
 
 def test_filter_of_what_reaches_for_other_processes() -> None:
     closed, private = (seccomp.program(sockets=sockets, machine="x86_64") for sockets in (False, True))
-    prlimit, setpriority, kill, shmget = 302, 141, 62, 29
+    prlimit, setpriority, kill, shmget, inotify, fcntl, ioctl = 302, 141, 62, 29, 254, 72, 16
     assert [_decide(closed, X86, prlimit, pid) for pid in (0, 1)] == [ALLOW, EPERM]
     assert [_decide(closed, X86, setpriority, which, who) for which, who in ((0, 0), (0, 9), (2, 0))] == [
         ALLOW,
@@ -551,8 +617,24 @@ def test_filter_of_what_reaches_for_other_processes() -> None:
         EPERM,
     ]
     assert [_decide(closed, X86, kill, pid & 0xFFFFFFFFFFFFFFFF) for pid in (-1, 0, 7, -7)] == [EPERM, *[ALLOW] * 3]
-    assert _decide(closed, X86, shmget) == EPERM
-    assert [_decide(private, X86, number, 5) for number in (prlimit, setpriority, kill, shmget)] == [ALLOW] * 4
+    assert [_decide(closed, X86, number) for number in (shmget, inotify)] == [EPERM] * 2
+    assert [_decide(closed, X86, fcntl, 3, command) for command in (1, 2, 8, 15)] == [ALLOW, ALLOW, EPERM, EPERM]
+    assert [_decide(closed, X86, ioctl, 3, command) for command in (0x5401, 0x8901, 0x8902)] == [ALLOW, EPERM, EPERM]
+    calls = (prlimit, setpriority, kill, shmget, inotify)
+    assert [_decide(private, X86, number, 5) for number in calls] == [ALLOW] * 5
+    assert _decide(private, X86, fcntl, 3, 8) == ALLOW
+
+
+@pytest.mark.parametrize(
+    ("machine", "calls"),
+    [("x86_64", (62, 200, 234, 129, 297, 434)), ("aarch64", (129, 130, 131, 138, 240, 434))],
+)
+def test_filter_that_spares_a_process(machine: str, calls: tuple[int, ...]) -> None:
+    program = seccomp.sparing(77, machine)
+    for call in calls:
+        said = [_decide(program, 0, call, pid & 0xFFFFFFFFFFFFFFFF) for pid in (77, -77, 78, -78, 0, -1)]
+        assert said == [EPERM, EPERM, *[ALLOW] * 4]
+    assert _decide(program, 0, 1, 77) == ALLOW
 
 
 def test_filter_refuses_x32() -> None:
@@ -562,6 +644,64 @@ def test_filter_refuses_x32() -> None:
 def test_filter_is_missing_for_other_processors() -> None:
     with pytest.raises(KeyError):
         seccomp.program(sockets=True, machine="riscv64")
+
+
+# -- the supervisor, which the outer levels of the kernel do not always protect
+
+ON_SUPERVISOR = {
+    "kill": "os.kill(boss, 0)",
+    "killpg": "os.killpg(boss, 0)",
+    "tgkill": "check(libc.syscall({'x86_64': 234}.get(os.uname().machine, 131), boss, boss, 0))",
+    "tkill": "check(libc.syscall({'x86_64': 200}.get(os.uname().machine, 130), boss, 0))",
+    "sigqueue": "check(libc.sigqueue(boss, 0, None))",
+    "pidfd": "signal.pidfd_send_signal(os.pidfd_open(boss), 0)",
+    "owner of a file": "import fcntl; fcntl.fcntl(0, fcntl.F_SETOWN, boss)",
+    "owner of a socket": ("import fcntl, struct; fcntl.ioctl(socket.socketpair()[0], 0x8901, struct.pack('i', boss))"),
+}
+
+
+@pytest.mark.parametrize("name", ON_SUPERVISOR)
+def test_old_kernels_do_not_let_the_supervisor_be_signalled(place: Path, name: str) -> None:
+    isolation = replace(level_or_skip("landlock"), abi=5)  # type: ignore[type-var]
+    code = (
+        "import ctypes, os, signal, socket\n"
+        "boss, libc = os.getppid(), ctypes.CDLL(None, use_errno=True)\n"
+        "def check(result):\n    if result < 0: raise OSError(ctypes.get_errno(), 'refused')\n"
+        f"try: {ON_SUPERVISOR[name]}; print('ESCAPED')\n"
+        "except PermissionError: print('refused')"
+    )
+    done = make_box(isolation, place).python(code)
+    assert (done.stdout, done.exit_code) == (b"refused\n", 0), done
+
+
+@pytest.mark.parametrize("name", ON_SUPERVISOR)
+def test_without_isolation_it_can_be_signalled(unprotected: Target, name: str) -> None:
+    program = ON_SUPERVISOR[name].replace("check(", "print(")
+    said = unprotected.attack(f"boss, libc = os.getpid(), ctypes.CDLL(None)\n{program}; print('ESCAPED')")
+    assert "ESCAPED" in said
+    assert "-1" not in said
+
+
+def test_a_supervisor_that_is_killed_leaves_nothing_behind(place: Path) -> None:
+    box = make_box(replace(level_or_skip("landlock"), abi=5), place)  # type: ignore[type-var]
+    runs_on = (
+        "import os, time\nopen('boss', 'w').write(str(os.getppid()))\n"
+        "if os.fork() == 0:\n    os.setsid(); os.fork()\n"
+        "while True: open('beat', 'a').write('x'); time.sleep(0.01)"
+    )
+
+    async def killed() -> int:
+        other = asyncio.create_task(box.isolation.run(["sh", "-c", "sleep 1.5; exit 4"], box.jail))
+        run = asyncio.create_task(box.isolation.run(["python", "-c", runs_on], box.jail))
+        while not (box.workspace / "beat").exists():  # noqa: ASYNC110 - a process makes it
+            await asyncio.sleep(0.01)
+        os.kill(int((box.workspace / "boss").read_text()), 9)
+        with pytest.raises(IsolationError, match="ended by signal 9"):
+            await run
+        assert not box.still_grows("beat")
+        return (await other).exit_code
+
+    assert asyncio.run(killed()) == 4
 
 
 # -- both kinds of users

@@ -14,6 +14,7 @@ import pytest
 
 from pytest_klavis.embedded.files import (
     AccessDeniedError,
+    ClosedError,
     DiskFullError,
     Entry,
     NotAFileError,
@@ -22,6 +23,7 @@ from pytest_klavis.embedded.files import (
     agent_path,
 )
 from pytest_klavis.embedded.rooted import LIBC, has_openat2
+from tests.embedded.conftest import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -325,3 +327,44 @@ def test_a_link_swapped_in_under_way_never_leads_out(files: WorkspaceFiles, root
     assert seen <= {b"inside", b"written"}
     assert [item.name for item in outside.iterdir()] == ["secret.txt"]
     assert (outside / "secret.txt").read_text() == "SECRET"
+
+
+def test_nothing_is_changed_once_they_are_closed(files: WorkspaceFiles, root: Path) -> None:
+    walk = files.walk()
+    next(walk)
+    files.close()
+    for change in (
+        lambda: files.write_bytes("a.txt", b"late"),
+        lambda: files.mkdir("late"),
+        lambda: files.rename("a.txt", "late"),
+        lambda: next(walk),
+    ):
+        with pytest.raises(ClosedError, match="reset or released"):
+            change()
+    assert sorted(path.name for path in root.iterdir()) == ["a.txt", "sub"]
+    assert files.read_bytes("a.txt", 9) == b"A"
+
+
+def test_closing_waits_for_the_change_that_is_under_way(files: WorkspaceFiles) -> None:
+    closer = threading.Thread(target=files.close)
+    with files.lock:
+        files.write_bytes("a.txt", b"1")
+        closer.start()
+        wait_until(lambda: files.closed)
+        closer.join(0.2)
+        assert closer.is_alive()
+        with pytest.raises(ClosedError):
+            files.write_bytes("a.txt", b"2")
+    closer.join(10)
+    assert not closer.is_alive()
+
+
+def test_links_that_make_walks_long_end_soon(root: Path) -> None:
+    files = WorkspaceFiles(root, openat2=False)
+    deep = "/".join(["d"] * 100)
+    (root / deep / "x").mkdir(parents=True)
+    (root / "L").symlink_to(f"/data/{deep}/" + "x/../" * 95 + "x")
+    start = time.process_time()
+    for _ in range(100):
+        assert not files.exists("L/" + "/".join(["a"] * 900))
+    assert time.process_time() - start < 8  # 20,000 steps each are 20 s and more

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -278,6 +279,20 @@ def test_no_descriptor_and_no_child_is_left_in_the_server(box: Box) -> None:
         box.run(["true"], cwd="missing")
     assert set(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
     assert descendants(os.getpid()) == children  # zombies count
+
+
+def test_a_server_with_many_open_descriptors(box: Box) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 1500:
+        pytest.skip("this user may not have so many")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 1500), hard))
+    taken = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        assert box.sh("echo fine").stdout == b"fine\n"
+    finally:
+        for fd in taken:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 # -- the working directory

@@ -167,11 +167,52 @@ def test_batches_exist_where_the_version_has_them(mcp: Mcp) -> None:
     assert mcp.post([], **mcp.begin("2025-03-26")).status_code == 400
 
 
+def _read(request_id: int, path: str) -> dict[str, Any]:
+    params = {"name": "filesystem_read_text_file", "arguments": {"path": path}}
+    return {"jsonrpc": "2.0", "id": request_id, "method": "tools/call", "params": params}
+
+
+def _write(request_id: int, path: str) -> dict[str, Any]:
+    params = {"name": "filesystem_write_file", "arguments": {"path": path, "content": ""}}
+    return {"jsonrpc": "2.0", "id": request_id, "method": "tools/call", "params": params}
+
+
+def test_an_answer_of_many_bytes_says_how_to_get_less(user: User, mcp: Mcp) -> None:
+    assert user.run(mcp.id, "sh", "-c", r"head -c 4M /dev/zero | tr '\0' '\1' > ones; head -c 3M ones > some")
+    big = mcp.post(_read(1, "ones"))
+    assert len(big.content) < 1_000
+    assert big.json()["result"]["isError"] is True
+    assert "at most 16777216" in big.json()["result"]["content"][0]["text"]
+    modern = mcp.stateless("tools/call", {"name": "filesystem_read_text_file", "arguments": {"path": "ones"}}).json()
+    assert (modern["result"]["isError"], modern["result"]["resultType"]) == (True, "complete")
+
+
+def test_the_answers_of_a_batch_share_one_budget_in_order(user: User, mcp: Mcp) -> None:
+    user.run(mcp.id, "sh", "-c", r"head -c 3M /dev/zero | tr '\0' x > text")
+    batch = [*(_read(number, "text") for number in range(20)), _write(20, "late")]
+    answer = mcp.post(batch, **mcp.begin("2025-03-26"))
+    assert len(answer.content) <= 16 << 20
+    answers = answer.json()
+    assert [one["id"] for one in answers] == list(range(21))
+    assert [one["result"]["isError"] for one in answers[:3]] == [False, False, True]  # each has its text twice
+    assert "fewer things in one batch" in answers[2]["result"]["content"][0]["text"]
+    assert all("not carried out" in one["error"]["message"] for one in answers[3:])
+    assert "late" not in user.download(mcp.id)
+
+
+def test_a_batch_is_carried_out_in_order(mcp: Mcp) -> None:
+    move = {"name": "filesystem_move_file", "arguments": {"source": "a", "destination": "b"}}
+    moved = {"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": move}
+    answers = mcp.post([_write(1, "a"), moved, _read(3, "b")], **mcp.begin("2025-03-26")).json()
+    assert [one["result"]["isError"] for one in answers] == [False] * 3
+
+
 @pytest.mark.parametrize(
     ("body", "code"),
     [
         (b"{", -32700),
         (b'{"jsonrpc": "2.0", "id": NaN, "method": "ping"}', -32700),
+        (b'{"jsonrpc": "2.0", "id": 1e999, "method": "ping"}', -32700),
         (b"[" * 100_000, -32700),
         (b"7", -32600),
         (b'"ping"', -32600),

@@ -102,6 +102,22 @@ def test_a_wrong_body_is_told_where_and_what_is_allowed(user: User, body: object
     assert words in problem["msg"]
 
 
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN", "Infinity"])
+@pytest.mark.parametrize("body", ['{"server_names": [%s]}', '{"server_names": ["git"], "ttl_seconds": %s}'])
+def test_numbers_that_are_none_are_no_json(user: User, body: str, number: str) -> None:
+    headers = {"Content-Type": "application/json"}
+    answer = user.api.post("/local-sandbox", content=body % number, headers=headers)
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["detail"][0]["msg"].startswith("JSON decode error: ")
+
+
+@pytest.mark.parametrize("tags", ["[" * 20_000, "{", "NaN"])
+def test_tags_that_are_no_json_are_refused(user: User, tags: str) -> None:
+    answer = user.api.get("/sandbox", params={"tags": tags})
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["detail"][0]["loc"] == ["query", "tags"]
+
+
 def test_all_problems_of_a_body_are_told_at_once(user: User) -> None:
     assert len(_problems(user, {"server_names": ["a", "b"], "benchmark": "x", "ttl_seconds": 1})) == 4
 

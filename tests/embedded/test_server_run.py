@@ -148,6 +148,33 @@ def test_a_running_command_ends_with_its_sandbox(user: User, box: str, how: str,
         assert user.run(box, "echo", "again")["stdout"] == "again\n"
 
 
+@pytest.mark.parametrize("how", ["delete", "reset"])
+def test_a_command_that_waits_for_its_turn_does_not_delay_the_end(user: User, box: str, how: str) -> None:
+    marker = f"300.{time.monotonic_ns()}"
+    url, headers = f"{user.found['url']}/local-sandbox/{box}", dict(user.api.headers)
+    bodies = [{"argv": ["sleep", marker]}, {"argv": ["sleep", "20"], "files": _files({"oracle": "x"})}]
+    answers: list[httpx.Response] = []
+    threads = []
+    for body in bodies:
+        call = lambda body=body: answers.append(httpx.post(f"{url}/run", json=body, headers=headers, timeout=60))  # noqa: E731
+        threads.append(threading.Thread(target=call))
+        threads[-1].start()
+        wait_until(lambda: processes_with(marker))
+    time.sleep(0.3)  # the second one waits for the first
+    start = time.monotonic()
+    if how == "delete":
+        assert user.api.delete(f"/local-sandbox/{box}").status_code == 200
+        wait_until(lambda: not (user.run_dir / "workspaces" / box).exists())
+    else:
+        assert user.api.post(f"/local-sandbox/{box}/reset").status_code == 200
+    assert time.monotonic() - start < 10
+    for thread in threads:
+        thread.join(30)
+    assert [answer.status_code for answer in answers] == [404 if how == "delete" else 409] * 2
+    if how == "reset":
+        assert user.run(box, "ls")["stdout"] == ""
+
+
 @pytest.mark.parametrize("level", ["strict", "landlock", "none"])
 def test_an_agent_that_closes_its_workspace_hurts_only_itself(start: Callable[..., User], level: str) -> None:
     user = start(isolation=level)

@@ -93,7 +93,9 @@ def test_a_large_file_can_be_read_in_parts(call: Any, root: Path) -> None:
     with (root / "log").open("w") as file:
         for number in range(3_000_000):
             file.write(f"{number:07}\n")
-    assert failure(call("read_text_file", path="log")).startswith("EFBIG: file is larger than 16777216 bytes")
+    refused = "EFBIG: file is larger than 4194304 bytes: use head or tail to read 'log' in parts"
+    assert failure(call("read_text_file", path="log")) == refused
+    assert failure(call("read_media_file", path="log")).startswith("EFBIG: file is larger than 4194304 bytes, open")
     assert text(call("read_text_file", path="log", head=2)) == "0000000\n0000001"
     assert text(call("read_text_file", path="log", tail=3)) == "2999998\n2999999\n"
 
@@ -276,6 +278,25 @@ def test_searching(call: Any, arguments: dict[str, Any], expected: str) -> None:
 def test_a_pattern_made_to_be_slow_is_not(call: Any, root: Path) -> None:
     (root / ("a" * 200)).write_text("")
     assert text(call("search_files", path=".", pattern="**/" * 50 + "*a" * 100 + "b")) == "No matches found"
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("search_files", {"path": ".", "pattern": "**"}),
+        ("directory_tree", {"path": "."}),
+        ("edit_file", {"path": "a.txt", "edits": [{"oldText": "one", "newText": "1"}]}),
+    ],
+)
+def test_long_work_ends_with_its_time_and_with_its_sandbox(
+    call: Any, context: ToolContext, root: Path, name: str, arguments: dict[str, Any]
+) -> None:
+    context.limits = Limits(wall_seconds=-1)
+    assert failure(call(name, **arguments)).endswith("timed out after -1 seconds")
+    context.limits = Limits()
+    context.files.close()
+    assert failure(call(name, **arguments)).endswith("was stopped: the sandbox was reset or released")
+    assert (root / "a.txt").read_text() == "one\ntwo\nthree\n"
 
 
 def test_media(call: Any, root: Path, context: ToolContext) -> None:

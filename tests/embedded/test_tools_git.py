@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import shutil
-from typing import TYPE_CHECKING, Any
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pytest
 
+from pytest_klavis.embedded.files import WorkspaceFiles
 from pytest_klavis.embedded.tools import ToolContext, tools
 from tests.embedded.sandboxed import Box, new_box
 
@@ -228,3 +232,38 @@ def test_calls_at_once_wait_for_each_other(own: Box) -> None:
         return [result.is_error for result in await asyncio.gather(*calls)]
 
     assert own.runner.run(add_all()) == [False] * 8
+
+
+def test_only_parents_nearby_are_looked_at_for_a_hint(own: Box) -> None:
+    for depth, hint in ((20, True), (30, False)):
+        folder = "repo/" + "/".join(["p"] * depth)
+        own.files.mkdir(folder)
+        assert ("it lies in the repository" in refusal(own, "status", folder)) is hint
+
+
+def test_files_are_looked_at_in_threads(own: Box) -> None:
+    """The event loop serves everybody."""
+    looked: list[threading.Thread] = []
+
+    class Watched(WorkspaceFiles):
+        def stat(self, path: str, *, follow: bool = True) -> os.stat_result:
+            looked.append(threading.current_thread())
+            return super().stat(path, follow=follow)
+
+        def open_read(self, path: str) -> BinaryIO:
+            looked.append(threading.current_thread())
+            return super().open_read(path)
+
+    own.files.write_bytes("a.py", b"")
+    watched = replace(own, files=Watched(own.workspace, own.jail.uid))
+    calls: list[tuple[str, str, dict[str, str]]] = [
+        ("git", "git_status", {"repo_path": "repo"}),
+        ("git", "git_status", {"repo_path": "repo/d"}),
+        ("code-executor", "execute_code_file", {"file_path": "a.py"}),
+        ("code-executor", "configure_environment", {"type": "venv", "venv_path": "none"}),
+    ]
+    for server, name, arguments in calls:
+        looked.clear()
+        watched.call(server, name, **arguments)
+        assert looked
+        assert threading.main_thread() not in looked

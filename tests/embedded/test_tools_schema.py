@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_klavis.embedded.tools import Tool, edits, glob, tools
+from pytest_klavis.embedded.tools import Tool, ToolFailureError, edits, glob, tools
 from pytest_klavis.embedded.tools.schema import InvalidArgumentsError
 
 jsonschema: Any = pytest.importorskip("jsonschema")
@@ -89,6 +90,63 @@ def test_schemas_are_plain_json_schema(benchmark: str | None, name: str) -> None
 def test_patterns(pattern: str, yes: list[str], no: list[str]) -> None:
     assert [path for path in yes if not glob.matches(path, pattern)] == []
     assert [path for path in no if glob.matches(path, pattern)] == []
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path"),
+    [
+        ("{a{b,c}", "{ab"),
+        ("a{b,c", "a{b,c"),
+        ("{{a,b},c}d", "bd"),
+        ("{{a}}{b,c}", "{{a}}c"),
+        ("\\{a,b}", "{a,b}"),
+        ("}{a,b}", "}b"),
+    ],
+)
+def test_braces_that_do_not_close_or_hold_nothing_stand_for_themselves(pattern: str, path: str) -> None:
+    assert glob.matches(path, pattern)
+
+
+@pytest.mark.parametrize("pattern", ["{" * 4096, "{" * 2048 + "}" * 2048, "{" * 2000 + "}" * 2000 + "{1..9}"])
+def test_a_pattern_of_braces_takes_little_time(pattern: str) -> None:
+    start = time.process_time()
+    assert not glob.matches("a", pattern)
+    assert time.process_time() - start < 0.5
+
+
+@pytest.mark.parametrize("pattern", ["a" * 4097, "{1..1000}" + "{1..1}" * 600, "{a,b}" * 11])
+def test_a_pattern_that_is_too_much_is_refused_at_once(pattern: str) -> None:
+    start = time.process_time()
+    with pytest.raises(ValueError, match=r"characters|more than 1000 patterns"):
+        glob.matches("a", pattern)
+    assert time.process_time() - start < 1
+
+
+def test_an_edit_by_stripped_lines_is_linear() -> None:
+    lines = 200_000
+    content, old = "x\n" * lines + "END", "x \n" * (lines // 2) + "END "
+    start = time.process_time()
+    assert edits.replaced(content, old, "y") == "x\n" * (lines // 2) + "y"
+    with pytest.raises(ToolFailureError, match="Could not find exact match"):
+        edits.replaced(content, old + "\nmore", "y")
+    assert time.process_time() - start < 5
+    with pytest.raises(ToolFailureError, match="larger than"):
+        edits.replaced(" " * 1_000_000 + "a\nb", "a \nb", "\n" * 1_000)
+
+
+def test_only_whole_lines_match_an_edit() -> None:
+    assert edits.replaced("ab\n a\n", "a \n", "c\n") == "ab\n c\n"
+    assert edits.replaced("\n\ta\nb\n", " a\nb", "c\nd") == "\n\tc\nd\n"
+    with pytest.raises(ToolFailureError):
+        edits.replaced("aa\nb", "a \nb", "")
+
+
+def test_a_diff_of_lines_that_are_all_alike_takes_little_time() -> None:
+    old = "".join(f"x\n{number}\n" for number in range(1_000))
+    new = "".join(f"x\n-{number}\n" for number in range(1_000))
+    start = time.process_time()
+    assert patched(old, edits.unified_diff("f", old, new)) == new
+    assert time.process_time() - start < 2
 
 
 @given(st.lists(st.sampled_from("abc\n"), max_size=60), st.lists(st.sampled_from("abc\n"), max_size=60))

@@ -168,7 +168,7 @@ def test_a_killed_worker(start: Callable[..., Suite]) -> None:
     os.kill(first, signal.SIGKILL)
     output = suite.finish()
     assert "crashed while running" in output
-    assert "saved in klavis-artifacts" in output
+    assert "evidence in klavis-artifacts" in output
     check(suite, 1)
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from pytest_klavis.embedded.isolation.runner import Streams
 
+_SIGNALS = tuple(signal.valid_signals())
 _PATIENCE = 10  # seconds that starting, and ending killed processes, may take
 
 
@@ -53,7 +54,7 @@ def _signals_for_children() -> Iterator[None]:
 
     An ignored signal would stay ignored. One with a handler, here one that does nothing, is reset by execve.
     """
-    ignored = [number for number in signal.valid_signals() if signal.getsignal(number) == signal.SIG_IGN]
+    ignored = [number for number in _SIGNALS if signal.getsignal(number) == signal.SIG_IGN]
     if threading.current_thread() is not threading.main_thread():
         ignored = []  # only the main thread may set handlers
     for number in ignored:
@@ -80,6 +81,7 @@ class Bubble:
     def __init__(self, process: subprocess.Popen[bytes], status: int) -> None:
         """Takes over a bubblewrap that is starting, and the end of the pipe that it tells its status to."""
         self._process, self._status = process, status
+        self.pid = process.pid
         self._init: int | None = None  # a descriptor of process 1
         self.ended: int | None = os.pidfd_open(process.pid)
         self.completed = False  # was the sandbox set up, and did the command come to its end?
@@ -147,9 +149,11 @@ class Bubble:
 
     def _let_go(self, unblock: int, limits: Sequence[tuple[int, tuple[int, int]]]) -> None:
         """Learn process 1, limit it and let it execute the command."""
+        poller = select.poll()  # select.select takes no descriptor above 1023
+        poller.register(self._status, select.POLLIN)
         said = b""
         while b"\n" not in said:  # it is written in pieces
-            if not select.select([self._status], [], [], _PATIENCE)[0]:
+            if not poller.poll(_PATIENCE * 1000):
                 raise IsolationError(f"bubblewrap said nothing for {_PATIENCE} s")
             piece = os.read(self._status, 4096)
             if not piece:

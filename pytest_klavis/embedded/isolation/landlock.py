@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import resource
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_klavis.embedded.isolation import runner, seccomp, syscalls
+from pytest_klavis.embedded.isolation import disk, runner, seccomp, syscalls
 from pytest_klavis.embedded.isolation.model import Completed, IsolationError, Jail, Limits
 from pytest_klavis.embedded.isolation.places import environment, open_directory, prepare_scratch
 from pytest_klavis.embedded.isolation.supervisor import Supervised
@@ -67,6 +68,7 @@ class Landlock:
     ) -> Completed:
         """See `Isolation.run`."""
         runner.check_command(argv, env)
+        limits = await disk.within_room(jail, limits)
         drop = become(jail.uid)
         home, tmp = prepare_scratch(jail)
         opened: list[int] = []
@@ -103,14 +105,18 @@ class Landlock:
             for fd in opened:
                 os.close(fd)
 
+    @functools.cached_property
+    def _readable(self) -> tuple[Path, ...]:
+        paths = (*_READABLE, *self.interpreter.readable)
+        return tuple(dict.fromkeys(Path(os.path.realpath(path)) for path in paths))
+
     def _ruleset(self, workspace: Path, home: Path, tmp: Path) -> int:
         everything = syscalls.filesystem_rights(self.abi)
         ruleset = syscalls.create_ruleset(
             self.abi, fs=everything, net=syscalls.NET_BIND_TCP | syscalls.NET_CONNECT_TCP, scoped=_SCOPED
         )
         try:
-            readable = [*(Path(os.path.realpath(path)) for path in _READABLE), *self.interpreter.readable]
-            syscalls.allow_paths(ruleset, self.abi, _resolved(readable), syscalls.FS_READ)
+            syscalls.allow_paths(ruleset, self.abi, self._readable, syscalls.FS_READ)
             reading = syscalls.FS_READ_FILE
             syscalls.allow_paths(ruleset, self.abi, map(Path, _DEVICES_READ), reading)
             writing = reading | syscalls.FS_WRITE_FILE | syscalls.FS_TRUNCATE | syscalls.FS_IOCTL_DEV
@@ -121,10 +127,6 @@ class Landlock:
             os.close(ruleset)
             raise
         return ruleset
-
-
-def _resolved(paths: Sequence[Path]) -> list[Path]:
-    return list(dict.fromkeys(Path(os.path.realpath(path)) for path in paths))
 
 
 def _enter(ruleset: int) -> Callable[[], None]:
@@ -150,6 +152,7 @@ def _confine(
         drop()
         syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
         syscalls.restrict_self(ruleset)
+        syscalls.load_seccomp(seccomp.sparing(os.getppid()))  # the supervisor: before ABI 6 it is within reach
         syscalls.load_seccomp(program)
 
     return confine

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_klavis.embedded.isolation import runner, syscalls
+from pytest_klavis.embedded.isolation import disk, runner, syscalls
 from pytest_klavis.embedded.isolation.model import Completed, IsolationError, Jail, Limits
 from pytest_klavis.embedded.isolation.places import environment, open_directory, prepare_scratch
 from pytest_klavis.embedded.isolation.supervisor import Supervised
@@ -61,6 +61,7 @@ class NoIsolation:
         """See `Isolation.run`."""
         check_machine()
         runner.check_command(argv, env)
+        limits = await disk.within_room(jail, limits)
         drop = become(jail.uid)
         home, tmp = prepare_scratch(jail)
         directory, _ = open_directory(jail.workspace, cwd, (self.root(jail), _DATA))

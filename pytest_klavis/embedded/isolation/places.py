@@ -1,11 +1,9 @@
-"""Directories of a run on the host: its working directory (an agent may have laid links), its scratch, their size."""
+"""Directories of a run on the host: its working directory (an agent may have laid links) and its scratch."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import stat
-from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -20,7 +18,6 @@ if TYPE_CHECKING:
 _DIRECTORY = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _MAX_LINKS = 40
-_ENTRIES_AT_ONCE = 500
 
 
 def open_directory(workspace: Path, cwd: str, roots: Sequence[str]) -> tuple[int, str]:
@@ -95,32 +92,6 @@ def prepare_scratch(jail: Jail) -> tuple[Path, Path]:
                 os.chown(path, jail.uid, jail.uid)
         found.append(path)
     return found[0], found[1]
-
-
-async def disk_usage(*tops: Path) -> int:
-    """Bytes on disk below the directories. Gives way to other coroutines as it goes; what vanishes is not counted."""
-    total = seen = 0
-    queue = [str(top) for top in tops]
-    while queue:
-        try:
-            entries = os.scandir(queue.pop())
-        except OSError:
-            continue
-        with entries:
-            while True:
-                entry = None
-                with suppress(OSError):
-                    entry = next(entries, None)
-                if entry is None:
-                    break
-                with suppress(OSError):
-                    total += entry.stat(follow_symlinks=False).st_blocks * 512
-                    if entry.is_dir(follow_symlinks=False):
-                        queue.append(entry.path)
-                seen += 1
-                if seen % _ENTRIES_AT_ONCE == 0:
-                    await asyncio.sleep(0)
-    return total
 
 
 def environment(folder: Path, home: Path, tmp: Path, env: Mapping[str, str] | None) -> dict[str, str]:

@@ -17,9 +17,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from pytest_klavis.embedded.isolation import syscalls
+from pytest_klavis.embedded.isolation import disk, syscalls
 from pytest_klavis.embedded.isolation.model import BadCommandError, Completed, IsolationError
-from pytest_klavis.embedded.isolation.places import disk_usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -28,16 +27,21 @@ if TYPE_CHECKING:
     from pytest_klavis.embedded.isolation.model import Limits
 
 TRUNCATED = b"\n[... truncated ...]\n"
+NO_ROOM = b"\n[the workspace is over its disk limit: files could only be removed]\n"
 _CHUNK = 1 << 16
 _FLOOD = 64  # times the cap: nobody reads that, it only burns CPU
 _FIRST_LOOK = 0.1  # seconds until the first look at the disk
-_WALK_SHARE = 20  # looking takes at most a twentieth of the time
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _CANNOT_EXECUTE, _NOT_FOUND, _KILLED = 126, 127, 128 + 9
 
 
 class Started(Protocol):
     """A command on its way."""
+
+    @property
+    def pid(self) -> int:
+        """The process that everything of the command is a descendant of."""
+        ...
 
     @property
     def ended(self) -> int | None:
@@ -216,6 +220,8 @@ class _Run:
                 raise
             code = self._command.finish()
             out, err = (capture.close() for capture in streams)
+            if code and self._limits.file_size <= disk.SCRAP:
+                err += NO_ROOM
         took = time.monotonic() - began
         return Completed(_KILLED if self._stopped else code, out, err, took, self._stopped)
 
@@ -239,14 +245,13 @@ class _Run:
                 stack.callback(loop.remove_reader, command.ended)
             else:
                 stack.callback(loop.create_task(_poll(command, ended)).cancel)
-            pause, before = _FIRST_LOOK, None
+            watch = disk.Watch(self._watch, self._limits.disk)
+            pause = _FIRST_LOOK
             while not (await asyncio.wait([ended], timeout=pause))[0]:
                 looking = time.monotonic()
-                used = await disk_usage(*self._watch)
-                if used > self._limits.disk and before is not None and used >= before:
-                    self._stop("disk")  # not while it shrinks: that may be an agent cleaning up
-                before = used
-                pause = min(max(_WALK_SHARE * (time.monotonic() - looking), _FIRST_LOOK), 5.0)
+                if await watch.full(command.pid):
+                    self._stop("disk")
+                pause = min(max(disk.WALK_SHARE * (time.monotonic() - looking), _FIRST_LOOK), disk.LONGEST_PAUSE)
 
 
 async def _poll(command: Started, ended: asyncio.Future[None]) -> None:

@@ -83,6 +83,17 @@ _SHARED_IPC: dict[str, tuple[int, int]] = {
     "mq_open": (240, 180),
     "mq_unlink": (241, 181),
 }
+# Refused where names outside of the sandbox can be reached: Landlock lets them be watched.
+_INOTIFY = (254, 27)  # inotify_add_watch
+# What sends a signal to the process (or thread group) that argument 0 says, or leads to that.
+_SIGNALLING: dict[str, tuple[int, int]] = {
+    "kill": (62, 129),
+    "tkill": (200, 130),
+    "tgkill": (234, 131),
+    "rt_sigqueueinfo": (129, 138),
+    "rt_tgsigqueueinfo": (297, 240),
+    "pidfd_open": (434, 434),
+}
 # Allowed, where other processes of the user can be named, only with these arguments: those that mean the caller.
 _OWN_PROCESS: dict[str, tuple[tuple[int, int], dict[int, int]]] = {
     "prlimit64": ((302, 261), {0: 0}),
@@ -95,13 +106,14 @@ _OWN_PROCESS: dict[str, tuple[tuple[int, int], dict[int, int]]] = {
     "migrate_pages": ((256, 238), {0: 0}),
     "move_pages": ((279, 239), {0: 0}),
 }
-_KILL = (62, 129)
-_CLONE, _CLONE3, _IOCTL = (56, 220), (435, 435), (16, 29)
+_CLONE, _CLONE3, _IOCTL, _FCNTL = (56, 220), (435, 435), (16, 29), (72, 25)
 _SOCKET, _SOCKETPAIR, _CONNECT, _BIND = (41, 198), (53, 199), (42, 203), (49, 200)
 
 _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column above, AUDIT_ARCH_*
 _NEW_NAMESPACES = 0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
+_FIOSETOWN, _SIOCSPGRP = 0x8901, 0x8902  # of sockets, as F_SETOWN
+_F_SETOWN, _F_SETOWN_EX = 8, 15
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
 _SOCK_STREAM, _SOCK_SEQPACKET = 1, 5
 
@@ -135,6 +147,12 @@ def _only(argument: int, mask: int, allowed: tuple[int, ...], refusal: bytes) ->
     return _argument(argument) + _op(_AND, mask) + tests + refusal + _op(_RET, _ALLOW)
 
 
+def _except(argument: int, refused: tuple[int, ...]) -> bytes:
+    """Allow the call unless the argument is one of `refused`."""
+    tests = b"".join(_op(_JEQ, value, len(refused) - position, 0) for position, value in enumerate(refused))
+    return _argument(argument) + tests + _op(_RET, _ALLOW) + _refuse()
+
+
 def supported() -> bool:
     """Is there a filter for this processor?"""
     return platform.machine() in _ARCHITECTURES
@@ -146,8 +164,8 @@ def program(*, sockets: bool, machine: str | None = None) -> bytes:
 
     sockets: True allows UNIX, IPv4, IPv6 and netlink sockets (where network, IPC and processes are in namespaces of
     their own). False allows no socket but connected pairs: a pathname socket such as Docker's or the session bus
-    would be a way out, and so would a datagram pair, which can still be sent to a path. It also refuses System V IPC
-    and what reaches for other processes.
+    would be a way out, and so would a datagram pair, which can still be sent to a path. It also refuses System V IPC,
+    watching files by name and what reaches for other processes.
     machine: as platform.machine() says it. Raises KeyError where there is no filter for it.
     """
     column, audit = _ARCHITECTURES[machine or platform.machine()]
@@ -163,12 +181,8 @@ def program(*, sockets: bool, machine: str | None = None) -> bytes:
     parts.append(
         _for_call(_CLONE[column], _argument(0) + _op(_JSET, _NEW_NAMESPACES, 0, 1) + _refuse() + _op(_RET, _ALLOW))
     )
-    parts.append(
-        _for_call(
-            _IOCTL[column],
-            _argument(1) + _op(_JEQ, _TIOCSTI, 1, 0) + _op(_JEQ, _TIOCLINUX, 0, 1) + _refuse() + _op(_RET, _ALLOW),
-        )
-    )
+    controls = (_TIOCSTI, _TIOCLINUX) if sockets else (_TIOCSTI, _TIOCLINUX, _FIOSETOWN, _SIOCSPGRP)
+    parts.append(_for_call(_IOCTL[column], _except(1, controls)))
     parts += _private(column) if sockets else _shared(column)
     parts.append(_op(_RET, _ALLOW))
     return b"".join(parts)
@@ -181,12 +195,21 @@ def _private(column: int) -> list[bytes]:
 
 def _shared(column: int) -> list[bytes]:
     """What takes the place of namespaces."""
-    calls = [*_SHARED_IPC.values(), _SOCKET, _CONNECT, _BIND]
+    calls = [*_SHARED_IPC.values(), _SOCKET, _CONNECT, _BIND, _INOTIFY]
     parts = [_for_call(numbers[column], _refuse()) for numbers in calls]
     for numbers, required in _OWN_PROCESS.values():
         tests = [_argument(index) + _op(_JEQ, value, 1, 0) + _refuse() for index, value in required.items()]
         parts.append(_for_call(numbers[column], b"".join(tests) + _op(_RET, _ALLOW)))
     pair = _only(1, 0xF, (_SOCK_STREAM, _SOCK_SEQPACKET), _refuse())
     parts.append(_for_call(_SOCKETPAIR[column], _argument(0) + _op(_JEQ, _AF_UNIX, 1, 0) + _refuse() + pair))
-    everybody = _argument(0) + _op(_JEQ, 0xFFFFFFFF, 0, 1) + _refuse() + _op(_RET, _ALLOW)
-    return [*parts, _for_call(_KILL[column], everybody)]
+    # A file that signals another process when it is ready is as good as kill.
+    parts.append(_for_call(_FCNTL[column], _except(1, (_F_SETOWN, _F_SETOWN_EX))))
+    return [*parts, _for_call(_SIGNALLING["kill"][column], _except(0, (0xFFFFFFFF,)))]
+
+
+def sparing(pid: int, machine: str | None = None) -> bytes:
+    """A filter, to be loaded beside the one of `program`, that refuses to signal a process or its process group."""
+    column, _ = _ARCHITECTURES[machine or platform.machine()]
+    body = _except(0, (pid, -pid & 0xFFFFFFFF))
+    calls = [_for_call(numbers[column], body) for numbers in _SIGNALLING.values()]
+    return b"".join([_op(_LD_WORD, _NR), *calls, _op(_RET, _ALLOW)])

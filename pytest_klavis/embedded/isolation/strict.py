@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_klavis.embedded.isolation import runner, seccomp
+from pytest_klavis.embedded.isolation import disk, runner, seccomp
 from pytest_klavis.embedded.isolation.bubblewrap import Bubble
 from pytest_klavis.embedded.isolation.model import Completed, IsolationError, Jail, Limits
 from pytest_klavis.embedded.isolation.places import environment, open_directory, prepare_scratch
@@ -29,6 +30,7 @@ _HOSTS = b"127.0.0.1 localhost\n::1 localhost\n"
 _EXEC = 'exec "$0" "$@"'
 
 
+@functools.cache
 def _tool(name: str) -> str:
     found = shutil.which(name, path="/usr/bin:/bin:/usr/sbin:/sbin")
     if found is None:
@@ -71,6 +73,7 @@ class Strict:
     ) -> Completed:
         """See `Isolation.run`."""
         runner.check_command(argv, env)
+        limits = await disk.within_room(jail, limits)
         fd, inside = open_directory(jail.workspace, cwd, (DATA,))
         os.close(fd)  # the path is walked again inside, where everything is the agent's to see
         home, tmp = prepare_scratch(jail)
@@ -80,9 +83,9 @@ class Strict:
         uid = jail.uid if as_root and jail.uid else _UID
         options = [
             *self._namespaces(as_root=as_root),
-            *self._system(),
+            *self._system,
             *self._temporary(tmp),
-            *self._installation(),
+            *self._installation,
             *("--bind", str(jail.workspace), DATA, "--bind", str(home), _HOME),
             *("--chdir", "/"),
         ]
@@ -132,6 +135,7 @@ class Strict:
             options += ["--unshare-user", "--disable-userns", "--uid", str(_UID), "--gid", str(_UID)]
         return options
 
+    @functools.cached_property
     def _system(self) -> list[str]:
         """What is shown of the machine, read-only."""
         options = ["--ro-bind", "/usr", "/usr"]
@@ -158,6 +162,7 @@ class Strict:
             return ["--size", str(_TMP), "--perms", "1777", "--tmpfs", "/tmp"]
         return ["--bind", str(tmp), "/tmp"]
 
+    @functools.cached_property
     def _installation(self) -> list[str]:
         """The interpreter, at the paths that it has on the machine."""
         there = [Path("/usr"), self.place, *(Path("/", name) for name in _TOP_LEVEL)]

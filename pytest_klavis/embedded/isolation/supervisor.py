@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pytest_klavis.embedded.isolation.runner import Streams
 
 _PATIENCE = 10  # seconds that ending killed processes may take
+_supervisors: set[int] = set()  # of the runs that are under way
 _IGNORED = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE)
 
 
@@ -46,6 +47,9 @@ class Supervised:
         mean "this run").
         Raises OSError with a filename when execve refuses, SubprocessError when `enter` or `confine` fails.
         """
+        if syscalls.LINUX:
+            syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)  # who loses the supervisor comes to us
+        self._began = _ticks()
         control, self._control = os.pipe()
         self.ended: int | None = None
         try:
@@ -58,6 +62,8 @@ class Supervised:
                 start_new_session=True,
                 preexec_fn=_parting(control, enter, confine),  # noqa: PLW1509 - system calls only, see there
             )
+            self.pid = self._process.pid
+            _supervisors.add(self.pid)
             if hasattr(os, "pidfd_open"):
                 self.ended = os.pidfd_open(self._process.pid)
         except BaseException:
@@ -81,11 +87,13 @@ class Supervised:
         except subprocess.TimeoutExpired as error:
             raise IsolationError(f"processes of the command could not be ended within {_PATIENCE} s") from error
         finally:
+            _supervisors.discard(self.pid)
             self.kill()
             if self.ended is not None:
                 os.close(self.ended)
                 self.ended = None
         if code < 0:
+            _end_orphans(self._began)
             raise IsolationError(f"the supervisor of the command ended by signal {-code}")
         return code
 
@@ -204,6 +212,39 @@ def end_descendants(group: int, *, domain: bool) -> None:
         pause = min(pause * 2, 0.01)
 
 
+def _end_orphans(since: int) -> None:
+    """End what a supervisor has left to this process by dying before its time. Raises IsolationError.
+
+    since: when it was started, in clock ticks of the machine. Orphans are children of ours, younger than that and in a
+    session of their own, that do not supervise another run.
+    """
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        table = _processes()
+        session = os.getsid(0)
+        orphans = [
+            pid
+            for pid, (parent, its_session, began) in table.items()
+            if parent == os.getpid() and its_session != session and began >= since and pid not in _supervisors
+        ]
+        if not orphans:
+            return
+        for pid in (below for orphan in orphans for below in (orphan, *descendants(orphan, table))):
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        for pid in orphans:
+            with suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+        if time.monotonic() > deadline:
+            raise IsolationError(f"processes of the command could not be ended within {_PATIENCE} s")
+        time.sleep(0.001)
+
+
+def _ticks() -> int:
+    """Now, as /proc/<pid>/stat says when a process was started."""
+    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK")) if syscalls.LINUX else 0
+
+
 def _reap() -> bool:
     """Collect the dead children; True when there are no children left."""
     while True:
@@ -215,9 +256,23 @@ def _reap() -> bool:
             return False
 
 
-def descendants(ancestor: int) -> list[int]:
-    """Process ids below `ancestor`, from /proc. Empty where there is no /proc."""
+def descendants(ancestor: int, table: Mapping[int, tuple[int, int, int]] | None = None) -> list[int]:
+    """Process ids below `ancestor`, from /proc (or from what was read there). Empty where there is no /proc."""
     children: dict[int, list[int]] = {}
+    for pid, (parent, _, _) in (_processes() if table is None else table).items():
+        children.setdefault(parent, []).append(pid)
+    found: list[int] = []
+    queue = [ancestor]
+    while queue:
+        below = children.get(queue.pop(), [])
+        found += below
+        queue += below
+    return found
+
+
+def _processes() -> dict[int, tuple[int, int, int]]:
+    """Parent, session and start (in clock ticks of the machine) of each process."""
+    table = {}
     for entry in os.scandir("/proc") if Path("/proc/self").exists() else ():
         if not entry.name.isdigit():
             continue
@@ -226,11 +281,5 @@ def descendants(ancestor: int) -> list[int]:
                 fields = file.read().rpartition(b")")[2].split()
         except OSError:
             continue
-        children.setdefault(int(fields[1]), []).append(int(entry.name))
-    found: list[int] = []
-    queue = [ancestor]
-    while queue:
-        below = children.get(queue.pop(), [])
-        found += below
-        queue += below
-    return found
+        table[int(entry.name)] = (int(fields[1]), int(fields[3]), int(fields[19]))
+    return table

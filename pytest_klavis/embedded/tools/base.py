@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -11,18 +12,22 @@ from typing import TYPE_CHECKING, Any
 from pytest_klavis.embedded.files import (
     AGENT_ROOT,
     AccessDeniedError,
+    ClosedError,
     DiskFullError,
     NotAFileError,
     TooLargeError,
     agent_path,
 )
 from pytest_klavis.embedded.isolation.model import BadCommandError
+from pytest_klavis.embedded.threads import Threads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from pytest_klavis.embedded.files import WorkspaceFiles
     from pytest_klavis.embedded.isolation.model import Completed, Isolation, Jail, Limits
+
+READ_LIMIT = 4 << 20  # bytes of a file that one answer may hold
 
 
 class ToolFailureError(Exception):
@@ -34,7 +39,7 @@ class ToolContext:
     """One sandbox as one server's tools see it.
 
     `root` is the workspace as the agent sees it. `state` belongs to this sandbox and server: it lives as long as the
-    sandbox and is emptied by a reset.
+    sandbox and is emptied by a reset. Whatever touches files runs in `threads`.
     """
 
     files: WorkspaceFiles
@@ -43,6 +48,7 @@ class ToolContext:
     root: str
     limits: Limits
     state: dict[str, Any] = field(default_factory=dict)
+    threads: Threads = field(default_factory=Threads)
 
     def relative(self, text: str) -> str:
         """The path inside the workspace that the agent's `text` means. Raises ToolFailureError when it is outside."""
@@ -50,6 +56,18 @@ class ToolContext:
             return agent_path(text, (self.root, AGENT_ROOT, str(self.files.root)))
         except AccessDeniedError as error:
             raise ToolFailureError(f"{error} not in {self.root}") from error
+
+    def deadline(self, what: str) -> Callable[[], None]:
+        """What long work calls now and then: raises ToolFailureError when it takes too long or the sandbox is gone."""
+        end = time.monotonic() + self.limits.wall_seconds
+
+        def check() -> None:
+            if self.files.closed:
+                raise ToolFailureError(f"{what} was stopped: the sandbox was reset or released")
+            if time.monotonic() > end:
+                raise ToolFailureError(f"{what} timed out after {self.limits.wall_seconds:g} seconds")
+
+        return check
 
     async def run(
         self, argv: Sequence[str], *, cwd: str = ".", env: Mapping[str, str] | None = None, stdin: bytes = b""
@@ -128,7 +146,7 @@ def explained(context: ToolContext, operation: str, *paths: str) -> Iterator[Non
         raise ToolFailureError(f"{error} not in {context.root}") from error
     except OSError as error:
         code = error.errno or 0
-        own = isinstance(error, DiskFullError | NotAFileError | TooLargeError)
+        own = isinstance(error, ClosedError | DiskFullError | NotAFileError | TooLargeError)
         words = error.strerror if own else _WORDS.get(code, os.strerror(code).lower())
         where = " -> ".join(f"'{context.shown(path)}'" for path in paths)
         raise ToolFailureError(f"{errno.errorcode.get(code, 'EIO')}: {words}, {operation} {where}") from error

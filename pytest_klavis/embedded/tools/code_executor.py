@@ -3,7 +3,6 @@
 Every answer is JSON text, as upstream's.
 """
 
-import asyncio
 import functools
 import json
 import posixpath
@@ -15,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from pytest_klavis.embedded.tools.base import (
+    READ_LIMIT,
     ToolContext,
     ToolFailureError,
     ToolResult,
@@ -25,8 +25,6 @@ from pytest_klavis.embedded.tools.base import (
     utf8,
 )
 from pytest_klavis.embedded.tools.schema import Absent, Flavour
-
-READ_LIMIT = 16 << 20  # bytes of a code file
 
 FilePath = Annotated[str, Field(description="Full path to the Python file")]
 FileName = Annotated[str, Field(description="Optional: name of the file (a random part is added)")]
@@ -80,7 +78,7 @@ async def execute_code(
     """Execute Python code: it is saved in the workspace and run there. For short snippets; for longer code, use
     initialize_code_file and append_to_code_file."""
     inner = _new_name(context, filename)
-    await asyncio.to_thread(_write, context, inner, code)
+    await context.threads.run(_write, context, inner, code)
     return await _execute(context, inner, generated_filename=posixpath.basename(inner))
 
 
@@ -91,7 +89,7 @@ async def initialize_code_file(
 ) -> ToolResult:
     """Create a new Python file in the workspace. The first step for longer code; follow with append_to_code_file."""
     inner = _new_name(context, filename)
-    await asyncio.to_thread(_write, context, inner, content)
+    await context.threads.run(_write, context, inner, content)
     answer = {"message": "File initialized successfully", "file_path": context.shown(inner)}
     return _success(**answer, filename=posixpath.basename(inner))
 
@@ -103,7 +101,7 @@ async def append_to_code_file(
 ) -> ToolResult:
     """Append content to an existing Python file, to build up longer code in parts."""
     inner = context.relative(file_path)
-    await asyncio.to_thread(_append, context, inner, content)
+    await context.threads.run(_append, context, inner, content)
     return _success(message="Content appended successfully", file_path=context.shown(inner))
 
 
@@ -111,15 +109,14 @@ async def execute_code_file(context: ToolContext, file_path: FilePath) -> ToolRe
     """Execute an existing Python file, in the workspace. The last step after initialize_code_file and
     append_to_code_file."""
     inner = context.relative(file_path)
-    with explained(context, "access", inner):
-        context.files.open_read(inner).close()
+    await context.threads.run(_require, context, inner)
     return await _execute(context, inner)
 
 
 async def read_code_file(context: ToolContext, file_path: FilePath) -> ToolResult:
     """Read an existing Python file, to check it before appending more or executing it."""
     inner = context.relative(file_path)
-    content = await asyncio.to_thread(_read, context, inner)
+    content = await context.threads.run(_read, context, inner)
     return _success(content=content, file_path=context.shown(inner))
 
 
@@ -186,7 +183,7 @@ async def configure_environment(
         return _error(error="There is no conda in this sandbox; name a virtual environment in the workspace")
     if value != previous.get(_PATHS[kind]):
         inner = context.relative(value)
-        if not context.files.exists(f"{inner}/bin/python", follow=False):
+        if not await context.threads.run(context.files.exists, f"{inner}/bin/python", follow=False):
             return _error(
                 error=f"'{value}' is not a virtual environment (it has no bin/python);"
                 " one can be made in the workspace with: python -m venv --without-pip PATH"
@@ -223,6 +220,11 @@ def _new_name(context: ToolContext, filename: str | None) -> str:
 def _write(context: ToolContext, inner: str, text: str) -> None:
     with explained(context, "open", inner):
         context.files.write_bytes(inner, utf8(text), parents=True)
+
+
+def _require(context: ToolContext, inner: str) -> None:
+    with explained(context, "access", inner):
+        context.files.open_read(inner).close()
 
 
 def _append(context: ToolContext, inner: str, text: str) -> None:

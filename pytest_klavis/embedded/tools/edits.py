@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CONTEXT = 4  # unchanged lines around a change
-MAX_COMPARED = 2_000  # lines on either side; a longer stretch is shown as replaced whole (comparing is quadratic)
+# What is larger is shown as replaced whole: comparing takes the product of lines and of pairs of lines that are equal.
+MAX_COMPARED = 2_000  # lines on either side
+MAX_PAIRS = 100_000
+MAX_INDENTED = 16 << 20  # characters of an edit with the indentation of the file
 
 _Step = tuple[str, int, int, int, int]
 
@@ -25,18 +29,27 @@ def normalised(text: str) -> str:
 def replaced(content: str, old: str, new: str) -> str:
     """`content` with the first `old` replaced; where it is not there as such, by lines whose stripped text is the same.
 
-    In the second way the indentation of the file is kept. Raises ToolFailureError when nothing matches.
+    In the second way the indentation of the file is kept. Takes time linear in both texts. Raises ToolFailureError
+    when nothing matches.
     """
     old_text, new_text = normalised(old), normalised(new)
     if old_text in content:
         return content.replace(old_text, new_text, 1)
     wanted, lines = old_text.split("\n"), content.split("\n")
-    bare, stripped = [line.strip() for line in wanted], [line.strip() for line in lines]
-    for start in range(len(lines) - len(wanted) + 1):
-        if stripped[start : start + len(wanted)] == bare:
-            lines[start : start + len(wanted)] = _indented(new_text.split("\n"), wanted, _indent(lines[start]))
-            return "\n".join(lines)
-    raise ToolFailureError(f"Could not find exact match for edit:\n{old}")
+    bare, stripped = _stripped(wanted), _stripped(lines)
+    if (at := stripped.find(bare)) < 0:
+        raise ToolFailureError(f"Could not find exact match for edit:\n{old}")
+    start = stripped.count("\n", 0, at)
+    indent, new_lines = _indent(lines[start]), new_text.split("\n")
+    if len(indent) * len(new_lines) > MAX_INDENTED:
+        raise ToolFailureError(f"The edit with its indentation is larger than {MAX_INDENTED} characters")
+    lines[start : start + len(wanted)] = _indented(new_lines, wanted, indent)
+    return "\n".join(lines)
+
+
+def _stripped(lines: list[str]) -> str:
+    """The lines without their indentation, each between line ends, so that only whole lines are found in it."""
+    return "\n".join(["", *(line.strip() for line in lines), ""])
 
 
 def _indented(new: list[str], old: list[str], indent: str) -> Iterator[str]:
@@ -100,7 +113,7 @@ def _steps(old: list[str], new: list[str]) -> list[_Step]:
     inner: list[_Step]
     if not inner_old and not inner_new:
         return []
-    if max(len(inner_old), len(inner_new)) > MAX_COMPARED:
+    if max(len(inner_old), len(inner_new)) > MAX_COMPARED or _pairs(inner_old, inner_new) > MAX_PAIRS:
         inner = [("replace", 0, len(inner_old), 0, len(inner_new))]
     else:
         inner = list(SequenceMatcher(None, inner_old, inner_new, autojunk=False).get_opcodes())
@@ -109,6 +122,11 @@ def _steps(old: list[str], new: list[str]) -> list[_Step]:
         *((kind, a + head, b + head, c + head, d + head) for kind, a, b, c, d in inner),
         ("equal", len(old) - tail, len(old), len(new) - tail, len(new)),
     ]
+
+
+def _pairs(old: list[str], new: list[str]) -> int:
+    counted = Counter(new)
+    return sum(counted[line] for line in old)
 
 
 def _hunks(steps: list[_Step]) -> Iterator[list[_Step]]:

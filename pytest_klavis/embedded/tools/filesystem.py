@@ -7,8 +7,10 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, Field
 
+from pytest_klavis.embedded.files import TooLargeError
 from pytest_klavis.embedded.tools import edits
 from pytest_klavis.embedded.tools.base import (
+    READ_LIMIT,
     ToolContext,
     ToolFailureError,
     ToolResult,
@@ -23,8 +25,6 @@ from pytest_klavis.embedded.tools.listing import (
     search_files,
 )
 from pytest_klavis.embedded.tools.schema import Absent, Flavour, Function, Schema
-
-READ_LIMIT = 16 << 20  # bytes of one answer
 
 Count = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -63,7 +63,10 @@ def read_text_file(
             return _head(context, inner, int(head))
         if tail:
             return _tail(context, inner, int(tail))
-        return context.files.read_bytes(inner, READ_LIMIT).decode("utf-8", "replace")
+        try:
+            return context.files.read_bytes(inner, READ_LIMIT).decode("utf-8", "replace")
+        except TooLargeError as error:
+            raise ToolFailureError(f"EFBIG: {error.strerror}: use head or tail to read '{path}' in parts") from error
 
 
 def _head(context: ToolContext, inner: str, count: int) -> str:
@@ -182,10 +185,12 @@ def edit_file(
     """Edit a text file: each edit replaces one exact piece of text by another, one after the other. Returns a diff of
     what changed. Only works within allowed directories."""
     inner = context.relative(path)
+    check = context.deadline("The edit")
     with explained(context, "open", inner), context.files.lock:
         before = edits.normalised(context.files.read_bytes(inner, READ_LIMIT).decode("utf-8", "replace"))
         after = before
         for edit in edits_:
+            check()
             after = edits.replaced(after, edit.oldText, edit.newText)
         if not dry_run:
             context.files.write_bytes(inner, utf8(after))

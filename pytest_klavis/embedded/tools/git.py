@@ -34,19 +34,21 @@ def _no_flag(kind: str, value: str | None) -> None:
 async def git_status(context: ToolContext, repo_path: RepoPath) -> str:
     """Shows the working tree status"""
     async with _alone(context):
-        return f"Repository status:\n{await repository(context, repo_path).git('status')}"
+        repo = await repository(context, repo_path)
+        return f"Repository status:\n{await repo.git('status')}"
 
 
 async def git_diff_unstaged(context: ToolContext, repo_path: RepoPath, context_lines: Lines = _CONTEXT) -> str:
     """Shows changes in the working directory that are not yet staged"""
     async with _alone(context):
-        return f"Unstaged changes:\n{await repository(context, repo_path).git('diff', f'--unified={context_lines}')}"
+        repo = await repository(context, repo_path)
+        return f"Unstaged changes:\n{await repo.git('diff', f'--unified={context_lines}')}"
 
 
 async def git_diff_staged(context: ToolContext, repo_path: RepoPath, context_lines: Lines = _CONTEXT) -> str:
     """Shows changes that are staged for commit"""
     async with _alone(context):
-        diff = await repository(context, repo_path).git("diff", f"--unified={context_lines}", "--cached")
+        diff = await (await repository(context, repo_path)).git("diff", f"--unified={context_lines}", "--cached")
         return f"Staged changes:\n{diff}"
 
 
@@ -54,7 +56,7 @@ async def git_diff(context: ToolContext, repo_path: RepoPath, target: str, conte
     """Shows differences between branches or commits"""
     _no_flag("target", target)
     async with _alone(context):
-        repo = repository(context, repo_path)
+        repo = await repository(context, repo_path)
         code, diff, stderr = await repo.try_git("diff", f"--unified={context_lines}", target, "--")
         if code != 0 and "bad revision" in stderr:
             raise ToolFailureError(f"Ref '{target}' did not resolve to an object")
@@ -66,7 +68,7 @@ async def git_diff(context: ToolContext, repo_path: RepoPath, target: str, conte
 async def git_commit(context: ToolContext, repo_path: RepoPath, message: str) -> str:
     """Records changes to the repository"""
     async with _alone(context):
-        repo = repository(context, repo_path)
+        repo = await repository(context, repo_path)
         merging, _, _ = await repo.try_git("rev-parse", "--verify", "--quiet", "MERGE_HEAD")
         if merging != 0:
             code, _, stderr = await repo.try_git("diff", "--cached", "--quiet")
@@ -94,7 +96,7 @@ async def git_add(
     if not files:
         raise ToolFailureError("No files provided to stage. Pass one or more paths, or ['.'] to stage everything.")
     async with _alone(context):
-        repo = repository(context, repo_path)
+        repo = await repository(context, repo_path)
         staged = await repo.git("add", "--verbose", "--", *[repo.inner(file) for file in files])
         if not staged:
             return (
@@ -107,7 +109,7 @@ async def git_add(
 async def git_reset(context: ToolContext, repo_path: RepoPath) -> str:
     """Unstages all staged changes"""
     async with _alone(context):
-        await repository(context, repo_path).git("reset", "--quiet")
+        await (await repository(context, repo_path)).git("reset", "--quiet")
         return "All staged changes reset"
 
 
@@ -127,7 +129,7 @@ async def git_log(
     options += [f"--since={start_timestamp}"] if start_timestamp else []
     options += [f"--until={end_timestamp}"] if end_timestamp else []
     async with _alone(context):
-        found = await repository(context, repo_path).git("log", *options, raw=True)
+        found = await (await repository(context, repo_path)).git("log", *options, raw=True)
     pieces = found.split("\0")[1:]
     entries = []
     for header, message in zip(pieces[::2], pieces[1::2], strict=False):
@@ -144,7 +146,7 @@ async def git_create_branch(
     _no_flag("branch name", branch_name)
     _no_flag("base branch", base_branch)
     async with _alone(context):
-        repo = repository(context, repo_path)
+        repo = await repository(context, repo_path)
         base = base_branch or await repo.branch()
         if base is None:
             raise ToolFailureError("HEAD is detached, so there is no current branch to branch from; pass base_branch")
@@ -160,7 +162,7 @@ async def git_checkout(context: ToolContext, repo_path: RepoPath, branch_name: s
     """Switches branches"""
     _no_flag("branch name", branch_name)
     async with _alone(context):
-        repo = repository(context, repo_path)
+        repo = await repository(context, repo_path)
         await repo.require(branch_name)
         await repo.git("checkout", "--quiet", branch_name, "--")
         branch = await repo.branch()
@@ -173,7 +175,7 @@ async def git_show(context: ToolContext, repo_path: RepoPath, revision: str) -> 
     """Shows the contents of a commit, or of a file or directory given as <revision>:<path>"""
     _no_flag("revision", revision)
     async with _alone(context):
-        repo = repository(context, repo_path)
+        repo = await repository(context, repo_path)
         await repo.require(revision)
         kind = await repo.git("cat-file", "-t", revision)
         if kind == "blob":
@@ -214,7 +216,7 @@ async def git_branch(
     options += ["--contains", contains] if contains is not None else []
     options += ["--no-contains", not_contains] if not_contains is not None else []
     async with _alone(context):
-        return await repository(context, repo_path).git("branch", *options)
+        return await (await repository(context, repo_path)).git("branch", *options)
 
 
 def _hints(*, reads: bool, destroys: bool = False, idempotent: bool = True) -> dict[str, bool]:

@@ -6,11 +6,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
+MAX_PATTERN = 4096  # characters
 MAX_ALTERNATIVES = 1000  # of braces; more are refused
+MAX_EXPANDED = 1 << 18  # characters of all alternatives, and of the steps to them
 
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
 _STAR = None  # among the pieces of a name: any number of characters
@@ -29,18 +32,27 @@ _Name = tuple["str | _Set | None", ...]
 _ANY = _Set((), negated=True)
 
 
-def matches(path: str, pattern: str) -> bool:
-    """True when the relative `path` matches. Raises ValueError when braces make too many patterns."""
+def matches(path: str, pattern: str, check: Callable[[], None] = lambda: None) -> bool:
+    """True when the relative `path` matches. `check` is called before each of the patterns that braces make.
+
+    Raises ValueError for a pattern that is too long or whose braces make too many.
+    """
+    if len(pattern) > MAX_PATTERN:
+        raise ValueError(f"the pattern {pattern[:40]!r}... has {len(pattern)} characters; at most {MAX_PATTERN} may be")
     if pattern.startswith("#"):
         return False
     if pattern == "":
         return path == ""
     bare = pattern.lstrip("!")
-    found = any(_match_names(path.split("/"), names) for names in _compiled(bare))
+    found = False
+    for names in _compiled(bare):
+        check()
+        if found := _match_names(path.split("/"), names):
+            break
     return found != bool((len(pattern) - len(bare)) % 2)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=32)
 def _compiled(pattern: str) -> tuple[tuple[_Name | None, ...], ...]:
     """Each alternative as its names; None is `**`."""
     alternatives = []
@@ -130,9 +142,10 @@ def _set(name: str, at: int) -> tuple[_Set, int] | None:
 
 def _braces(pattern: str) -> list[str]:
     """Every alternative that the braces of `pattern` stand for."""
-    todo, done = [pattern], []
+    todo, done, read = [pattern], [], 0
     while todo:
         one = todo.pop()
+        read += len(one)
         found = _first_braces(one)
         if found is None:
             done.append(one)
@@ -141,27 +154,39 @@ def _braces(pattern: str) -> list[str]:
             todo.extend(one[:start] + option + one[end:] for option in reversed(options))
         if len(todo) + len(done) > MAX_ALTERNATIVES:
             raise ValueError(f"the braces of {pattern!r} stand for more than {MAX_ALTERNATIVES} patterns")
+        if read > MAX_EXPANDED:
+            raise ValueError(f"the braces of {pattern!r} stand for more than {MAX_EXPANDED} characters of patterns")
     return done
 
 
 def _first_braces(pattern: str) -> tuple[int, int, list[str]] | None:
-    for start, letter in enumerate(pattern):
-        if letter != "{" or pattern[start - 1 : start] in {"\\", "$"}:
-            continue
-        depth, cuts = 0, [start]
-        for end in range(start, len(pattern)):
-            depth += {"{": 1, "}": -1}.get(pattern[end], 0)
-            if pattern[end] == "," and depth == 1:
-                cuts.append(end)
-            if depth == 0:
-                cuts.append(end)
-                options = [pattern[a + 1 : b] for a, b in pairwise(cuts)]
-                if len(options) > 1:
-                    return start, end + 1, options
-                if (numbers := _RANGE.fullmatch(options[0])) is not None:
-                    return start, end + 1, _numbers(int(numbers[1]), int(numbers[2]))
+    """The first braces that stand for something: start, end and options. One pass, however many never close."""
+    unclosed: list[list[int]] = []  # of each brace: where it and its commas are
+    first: list[int] = []
+    for at, letter in enumerate(pattern):
+        if letter == "{":
+            unclosed.append([at])
+        elif letter == "," and unclosed:
+            unclosed[-1].append(at)
+        elif letter == "}" and unclosed:
+            cuts = [*unclosed.pop(), at]
+            if _has_options(pattern, cuts) and (not first or cuts[0] < first[0]):
+                first = cuts
+            if first and not unclosed:
                 break
-    return None
+    if not first:
+        return None
+    options = [pattern[a + 1 : b] for a, b in pairwise(first)]
+    if len(options) == 1 and (numbers := _RANGE.fullmatch(options[0])) is not None:
+        options = _numbers(int(numbers[1]), int(numbers[2]))
+    return first[0], first[-1] + 1, options
+
+
+def _has_options(pattern: str, cuts: list[int]) -> bool:
+    start, end = cuts[0], cuts[-1]
+    if pattern[start - 1 : start] in {"\\", "$"}:
+        return False
+    return len(cuts) > 2 or _RANGE.fullmatch(pattern, start + 1, end) is not None
 
 
 def _numbers(first: int, last: int) -> list[str]:

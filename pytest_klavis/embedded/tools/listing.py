@@ -78,7 +78,12 @@ def directory_tree(
     inner = context.relative(path)
     root: list[dict[str, Any]] = []
     children = {"": root}
-    for relative, entry in _walk(context, inner, lambda name: any(_excludes(name, one) for one in exclude_patterns)):
+    check = context.deadline("The tree")
+
+    def excluded(name: str) -> bool:
+        return any(_excludes(name, one, check) for one in exclude_patterns)
+
+    for relative, entry in _walk(context, inner, excluded, check):
         node: dict[str, Any] = {"name": readable(entry.name), "type": "directory" if entry.kind == "dir" else "file"}
         children[posixpath.dirname(relative)].append(node)
         if entry.kind == "dir":
@@ -90,10 +95,10 @@ def directory_tree(
     return json.dumps(root, indent=2, ensure_ascii=False)
 
 
-def _excludes(name: str, pattern: str) -> bool:
+def _excludes(name: str, pattern: str, check: Callable[[], None]) -> bool:
     if "*" in pattern:
-        return glob.matches(name, pattern)
-    return any(glob.matches(name, one) for one in (pattern, f"**/{pattern}", f"**/{pattern}/**"))
+        return glob.matches(name, pattern, check)
+    return any(glob.matches(name, one, check) for one in (pattern, f"**/{pattern}", f"**/{pattern}/**"))
 
 
 def search_files(
@@ -105,12 +110,16 @@ def search_files(
     """Search a directory for files and directories whose path relative to it matches a glob pattern: '*.ext' for
     those directly in it, '**/*.ext' for all below it. Returns full paths. Only searches within allowed directories."""
     inner = context.relative(path)
+    check = context.deadline("The search")
+
+    def excluded(name: str) -> bool:
+        return any(glob.matches(name, one, check) for one in exclude_patterns)
+
     found = [
         context.shown(_below(inner, relative))
-        for relative, entry in _walk(
-            context, inner, lambda name: any(glob.matches(name, one) for one in exclude_patterns)
-        )
-        if _matches(relative, pattern) and (entry.kind != "link" or context.files.exists(_below(inner, relative)))
+        for relative, entry in _walk(context, inner, excluded, check)
+        if _matches(relative, pattern, check)
+        and (entry.kind != "link" or context.files.exists(_below(inner, relative)))
     ]
     return "\n".join(found) or "No matches found"
 
@@ -119,9 +128,9 @@ def _below(inner: str, relative: str) -> str:
     return relative if inner == "." else f"{inner}/{relative}"
 
 
-def _matches(name: str, pattern: str) -> bool:
+def _matches(name: str, pattern: str, check: Callable[[], None]) -> bool:
     try:
-        return glob.matches(name, pattern)
+        return glob.matches(name, pattern, check)
     except ValueError as error:
         raise ToolFailureError(str(error)) from error
 
@@ -160,12 +169,15 @@ def _scan(context: ToolContext, inner: str) -> list[Entry]:
         return context.files.scan(inner)
 
 
-def _walk(context: ToolContext, inner: str, excluded: Callable[[str], bool]) -> Iterator[tuple[str, Entry]]:
+def _walk(
+    context: ToolContext, inner: str, excluded: Callable[[str], bool], check: Callable[[], None]
+) -> Iterator[tuple[str, Entry]]:
     """Yield (path relative to `inner`, entry) below it, without what is excluded and what lies below that."""
     todo = [(readable(entry.name), entry, entry.name) for entry in reversed(_scan(context, inner))]
     count = 0
     while todo:
         name, entry, real = todo.pop()
+        check()
         try:
             if excluded(name):
                 continue

@@ -4,6 +4,7 @@ import posixpath
 
 from pytest_klavis.embedded.tools.base import ToolContext, ToolFailureError, stopped_text
 
+PARENTS = 20  # directories above that are looked at for a hint
 # The author of commits where neither the repository nor HOME names one.
 IDENTITY = {"user.name": "pytest-klavis", "user.email": "pytest-klavis@localhost"}
 
@@ -80,15 +81,20 @@ class Repository:
         raise ToolFailureError(f"Path '{file}' is outside the repository '{self.context.shown(self.path)}'")
 
 
-def repository(context: ToolContext, repo_path: str) -> Repository:
+async def repository(context: ToolContext, repo_path: str) -> Repository:
+    """The repository that the agent means. Raises ToolFailureError when there is none."""
+    return Repository(context, await context.threads.run(_find, context, repo_path))
+
+
+def _find(context: ToolContext, repo_path: str) -> str:
     inner = context.relative(repo_path)
     files = context.files
     if not files.exists(inner):
         raise ToolFailureError(f"There is no '{repo_path}': repo_path must be a git repository below {context.root}")
     bare = all(files.exists(f"{inner}/{name}") for name in ("HEAD", "objects", "refs"))
     if not bare and not files.exists(f"{inner}/.git", follow=False):
-        parents = [inner.rsplit("/", count)[0] for count in range(1, inner.count("/") + 1)] + ["."]
+        parents = [inner.rsplit("/", count)[0] for count in range(1, min(inner.count("/"), PARENTS) + 1)] + ["."]
         above = next((one for one in parents if files.exists(f"{one}/.git", follow=False)), None)
         hint = f"; it lies in the repository '{context.shown(above)}'" if above else ""
         raise ToolFailureError(f"'{repo_path}' is not a git repository (it has no .git){hint}")
-    return Repository(context, inner)
+    return inner

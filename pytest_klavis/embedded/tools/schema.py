@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import json
 from collections.abc import Callable, Mapping
@@ -101,7 +100,7 @@ class Tool:
             if inspect.iscoroutinefunction(self.function):
                 outcome = await self.function(context, **values)
             else:
-                outcome = await asyncio.to_thread(self.function, context, **values)
+                outcome = await context.threads.run(self.function, context, **values)
         except InvalidArgumentsError as error:
             text = f"Input validation error: Invalid arguments for tool {self.name}: {error}"
             return ToolResult([text_part(text)], is_error=True)
