@@ -42,6 +42,9 @@ _SIGNED = re.compile(
 )
 
 
+_ELIDED = re.compile(r"""([^\s'"<>]*)\.\.\.([^\s'"<>]*)""")
+
+
 class Registry:
     """Secrets and what is shown for them. Safe to use from several threads."""
 
@@ -95,8 +98,19 @@ class Registry:
         for secret, shown in self._secrets():
             if secret in text:
                 text = text.replace(secret, shown)
+        if "..." in text:
+            text = _ELIDED.sub(self._whole, text)
         text = _BEARER.sub(rf"\1 {_HIDDEN}", text)
         return _SIGNED.sub(r"\1?<signed query>", text)
+
+    def _whole(self, elided: re.Match[str]) -> str:
+        """What is shown for a secret that somebody shortened to its ends, as pytest does in assertions."""
+        head, tail = elided.groups()
+        if len(head) + len(tail) >= SHORTEST:
+            for secret, shown in self._secrets():
+                if secret.startswith(head) and secret.endswith(tail):
+                    return shown
+        return elided[0]
 
     def redact_mapping(self, value: Any) -> Any:
         """A copy of a JSON-like value, redacted in every string; what stands under a secret's key is hidden whole."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import re
 import subprocess
@@ -32,6 +33,48 @@ class Fault:
     times: int = 1_000_000
 
 
+class Accounts:
+    """Remote sandboxes as the reference describes them: state in, state out, one account each."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict[str, Any]] = []
+        self.live: dict[str, dict[str, Any]] = {}
+
+    def answer(self, method: str, path: str, body: bytes) -> tuple[int, dict[str, Any]]:
+        """The status and body for a request below `/sandbox`."""
+        _, _, server, *rest = path.split("/")
+        content = json.loads(body or b"null")
+        if not rest:
+            number = f"{server}-{len(self.asked) + 1}"
+            self.asked.append(content or {})
+            self.live[number] = {}
+            url = f"https://{server}-mcp-server.klavis.ai/mcp/?instance_id={number}-planted"
+            return 201, {
+                "sandbox_id": number,
+                "server_name": server,
+                "server_urls": {server: url},
+                "status": "occupied",
+                "message": "acquired",
+            }
+        number, *action = rest
+        if number not in self.live:
+            return 404, {"detail": f"no sandbox {number}"}
+        answer: dict[str, Any] = {"sandbox_id": number, "status": "occupied", "message": "done", "server_name": server}
+        if method == "DELETE":
+            del self.live[number]
+            return 200, {**answer, "status": "idle"}
+        if action == ["reset"]:
+            self.live[number] = {}
+        elif action == ["initialize"]:
+            self.live[number] = content
+        elif action == ["dump"]:
+            return 200, {"sandbox_id": number, "server_name": server, "data": self.live[number]}
+        else:
+            secret = {"access_token": "planted-token"}
+            answer |= {"auth_data": secret, "metadata": {"test_account_email": "a@example.com"}}
+        return 200, answer
+
+
 @dataclass
 class Cloud:
     """Where the stand-in listens, what it was asked, and what it shall do wrong."""
@@ -40,6 +83,7 @@ class Cloud:
     direct_url: str
     faults: list[Fault] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
+    accounts: Accounts = field(default_factory=Accounts)
 
     def count(self, pattern: str) -> int:
         """How many requests match `METHOD path`."""
@@ -47,8 +91,6 @@ class Cloud:
 
     def held(self) -> list[str]:
         """The ids of the sandboxes that are not released, as the server behind tells."""
-        import json
-
         connection = http.client.HTTPConnection(urlsplit(self.direct_url).netloc)
         connection.request("GET", "/local-sandbox", headers={"Authorization": f"Bearer {KEY}"})
         answer = json.loads(connection.getresponse().read())
@@ -113,16 +155,21 @@ def _handler(cloud: Cloud) -> type[BaseHTTPRequestHandler]:
                 if fault.status:
                     self.answer(fault.status, fault.body.encode(), "application/json")
                     return
+            path = urlsplit(self.path).path
+            if path.startswith("/sandbox/"):
+                status, content = cloud.accounts.answer(self.command, path, body)
+                self.answer(status, json.dumps(content).encode(), "application/json")
+                return
             connection = http.client.HTTPConnection(target)
             headers = {key: value for key, value in self.headers.items() if key.lower() != "host"}
             connection.request(self.command, self.path, body, headers)
             answer = connection.getresponse()
-            content = answer.read()
+            read = answer.read()
             connection.close()
             if fault and fault.lose_answer:
                 self.close_connection = True
                 return
-            self.answer(answer.status, content, answer.headers.get("Content-Type", ""))
+            self.answer(answer.status, read, answer.headers.get("Content-Type", ""))
 
         do_GET = do_POST = do_DELETE = do_PUT = forward  # noqa: N815
 

@@ -172,3 +172,10 @@ def test_redaction_loads_nothing_heavy() -> None:
     code = "import sys, pytest_klavis.redaction; print({'httpx', 'pydantic'} & set(sys.modules))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "set()"
+
+
+def test_a_secret_that_was_shortened_is_one_all_the_same() -> None:
+    registry = Registry()
+    registry.register("https://example.com/mcp?instance_id=0123456789", "<url>")
+    assert registry.redact("assert 'https://exam...0123456789' == ''") == "assert '<url>' == ''"
+    assert registry.redact("wait... and 'https://exam...other'") == "wait... and 'https://exam...other'"

@@ -73,6 +73,7 @@ def test_initialize_without_an_upload_says_what_to_do(user: User) -> None:
 @pytest.mark.parametrize(
     "content",
     [b"", b"not a tar", gzip.compress(b"not a tar" * 1_000), tar({"a": "1"})[:-20], tar({"../out": "1"})],
+    ids=["empty", "text", "zipped text", "cut off", "leads out"],  # the bytes hold the time
 )
 def test_an_archive_that_is_refused_changes_nothing(user: User, content: bytes) -> None:
     sandbox = user.acquire()["local_sandbox_id"]

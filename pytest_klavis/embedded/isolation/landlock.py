@@ -107,7 +107,7 @@ class Landlock:
 
     @functools.cached_property
     def _readable(self) -> tuple[Path, ...]:
-        paths = (*_READABLE, *self.interpreter.readable)
+        paths = [*map(Path, _READABLE), *self.interpreter.readable]
         return tuple(dict.fromkeys(Path(os.path.realpath(path)) for path in paths))
 
     def _ruleset(self, workspace: Path, home: Path, tmp: Path) -> int:

@@ -57,7 +57,8 @@ class Completed:
     program was not found and 126 when it could not be executed. `stdout` and `stderr` hold at most `Limits.output`
     bytes each, followed by a "[... truncated ...]" line where more came. `stopped` says why the run was ended early:
     "timeout", "disk" (workspace and scratch grew over `Limits.disk`) or "output" (a flood of it), else None;
-    the exit code is 137 then.
+    the exit code is 137 then. A command that starts in a workspace over the limit can remove files but not write them;
+    when it fails, `stderr` ends with a line that says so.
     """
 
     exit_code: int

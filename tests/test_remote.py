@@ -1,0 +1,140 @@
+"""Remote sandboxes against a stand-in for the cloud that speaks the documented protocol."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from .cloud import Cloud, Fault
+
+
+def test_a_remote_sandbox_from_acquire_to_release(pytester: pytest.Pytester, cloud: Cloud) -> None:
+    (pytester.path / "shop.json").write_text(json.dumps({"repos": [{"name": "shop", "issues": [{"state": "open"}]}]}))
+    pytester.makepyfile(
+        """
+        import pytest
+        from pytest_klavis import RemoteSandbox
+
+        @pytest.mark.klavis_sandbox("github", data="shop.json", tags={"run": "7"}, account="a@example.com", ttl="1h")
+        def test_it(sandbox: RemoteSandbox):
+            assert sandbox.find("repos", name="shop")["issues"][0]["state"] == "open"
+            with pytest.raises(LookupError, match="no 'issues'; it has repos"):
+                sandbox.find("issues")
+            with pytest.raises(LookupError, match="0 of 1 repos have"):
+                sandbox.find("repos", name="absent")
+            assert list(sandbox.servers) == ["github"] and "instance_id" in sandbox.url
+            assert sandbox.account == "a@example.com"
+            assert sandbox.auth_data["access_token"] == "planted-token"
+            assert "planted-token" not in repr(sandbox.auth_data) + repr(sandbox.info())
+            sandbox.initialize({"repos": []})
+            assert sandbox.dump() == {"repos": []}
+            sandbox.reset()
+            assert sandbox.dump() == {}
+
+        def test_factory(klavis_sandbox):
+            box = klavis_sandbox("jira", benchmark="mcp_atlas")
+            assert box.account == "a@example.com"  # the API tells
+
+        @pytest.mark.anyio
+        @pytest.mark.klavis_sandbox("slack")
+        async def test_async(sandbox):
+            await sandbox.ainitialize({"channels": [{"name": "general"}]})
+            assert (await sandbox.afind("channels", name="general")) == {"name": "general"}
+            await sandbox.areset()
+            assert await sandbox.adump() == {}
+        """
+    )
+    result = pytester.runpytest("--klavis-benchmark=Toolathlon", "-k", "not async")
+    result.assert_outcomes(passed=2, deselected=2)
+    result.stdout.fnmatch_lines(
+        ["klavis: cloud at 127.0.0.1:*billed*", "2 acquired, 2 released, 0 leaked on the cloud*"]
+    )
+    assert cloud.accounts.live == {}
+    assert cloud.accounts.asked[0] == {
+        "benchmark": "Toolathlon",
+        "test_account_email": "a@example.com",
+        "tags": {"run": "7"},
+        "ttl_seconds": 3600,
+    }
+    assert cloud.accounts.asked[1] == {"benchmark": "MCP_Atlas", "ttl_seconds": 1800}
+    pytester.runpytest("-k", "async").assert_outcomes(passed=2, deselected=2)
+    assert cloud.accounts.live == {}
+
+
+def test_remote_and_local_in_one_set(pytester: pytest.Pytester, cloud: Cloud) -> None:
+    pytester.makepyfile(
+        """
+        def test_it(klavis_sandboxes):
+            boxes = klavis_sandboxes(["github", "filesystem"], workspace={"a.txt": "x"}, data={"github": {"repos": []}})
+            assert list(boxes) == ["github", "filesystem"]
+            assert boxes["github"].dump() == {"repos": []}
+            assert boxes["filesystem"].list_files() == ["a.txt"]
+            assert set(boxes.mcp_config()["mcpServers"]) == {"github", "filesystem"}
+            assert "instance_id" not in repr(boxes)
+        """
+    )
+    result = pytester.runpytest()
+    result.assert_outcomes(passed=1)
+    assert cloud.accounts.live == {}
+    assert cloud.held() == []
+
+
+def test_all_or_none(pytester: pytest.Pytester, cloud: Cloud) -> None:
+    cloud.faults = [Fault("POST /sandbox/slack", status=404, body='{"detail": "no idle sandbox"}')]
+    pytester.makepyfile(
+        """
+        def test_it(klavis_sandboxes):
+            klavis_sandboxes(["github", "filesystem", "slack"])
+        """
+    )
+    result = pytester.runpytest()
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*HTTP 404*no idle sandbox*"])
+    assert cloud.accounts.live == {}
+    assert cloud.held() == []
+
+
+def test_a_failure_keeps_the_state(pytester: pytest.Pytester, cloud: Cloud) -> None:
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.klavis_sandbox("github", data={"repos": [{"name": "shop"}]})
+        def test_it(sandbox):
+            assert sandbox.url == ""
+        """
+    )
+    result = pytester.runpytest()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*its state: data.json*"])
+    result.stdout.no_fnmatch_line("*-planted*")
+    [saved] = pytester.path.glob("klavis-artifacts/latest/*/attempt-1/github/data.json")
+    assert json.loads(saved.read_text()) == {"repos": [{"name": "shop"}]}
+    assert "planted" not in (saved.parent / "sandbox.json").read_text()
+    assert cloud.accounts.live == {}
+
+
+def test_trouble_on_the_cloud_is_an_error(pytester: pytest.Pytester, cloud: Cloud) -> None:
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.klavis_sandbox("github", data={"repos": []})
+        def test_it(sandbox):
+            pass
+        """
+    )
+    cloud.faults = [Fault("POST /sandbox/github/.*/initialize", status=422, body='{"detail": "bad data"}')]
+    result = pytester.runpytest()
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*SeedError*could not be put into it*422*bad data*"])
+    assert cloud.accounts.live == {}
+    cloud.faults = [Fault("POST /sandbox/github", status=401)]
+    result = pytester.runpytest()
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*AuthError*HTTP 401*", "*Set KLAVIS_API_KEY in the environment*"])
+    cloud.faults = [Fault("DELETE /sandbox/.*", status=422)]
+    result = pytester.runpytest()
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["1 acquired, 0 released, 1 leaked*", "NOT released: github-*"])
