@@ -54,7 +54,10 @@ def begin_run(run: Path) -> None:
 
 def is_ours(path: Path, root: Path) -> bool:
     """Whether nothing below `path` is to be collected: evidence, which agents wrote, of this run or another."""
-    return path == root or (path / MARKER).exists()
+    try:
+        return path == root or (path / MARKER).exists()
+    except OSError:  # a directory that is closed to us
+        return False
 
 
 def folders(run: Path) -> list[str]:
