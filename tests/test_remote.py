@@ -138,3 +138,19 @@ def test_trouble_on_the_cloud_is_an_error(pytester: pytest.Pytester, cloud: Clou
     result = pytester.runpytest()
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["1 acquired, 0 released, 1 leaked*", "NOT released: github-*"])
+
+
+def test_the_client_gives_back_what_it_can_and_names_the_rest(pytester: pytest.Pytester, cloud: Cloud) -> None:
+    cloud.faults = [Fault("DELETE /sandbox/slack/.*", status=422)]
+    pytester.makepyfile(
+        """
+        def test_it(klavis_client):
+            klavis_client.acquire_sandbox("github")
+            klavis_client.acquire_sandbox("slack")
+            klavis_client.acquire_sandbox("jira")
+        """
+    )
+    result = pytester.runpytest()
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["3 acquired, 2 released, 1 leaked*", "NOT released: slack-2"])
+    assert list(cloud.accounts.live) == ["slack-2"]

@@ -130,7 +130,7 @@ class Landlock:
 
 
 def _enter(ruleset: int) -> Callable[[], None]:
-    def enter() -> None:
+    def enter() -> None:  # forked child
         syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
         syscalls.restrict_self(ruleset)
 
@@ -145,7 +145,7 @@ def _confine(
     limits: list[tuple[int, tuple[int, int]]],
     drop: Callable[[], None],
 ) -> Callable[[], None]:
-    def confine() -> None:
+    def confine() -> None:  # forked child
         os.fchdir(directory)
         for kind, pair in limits:
             resource.setrlimit(kind, pair)

@@ -67,7 +67,7 @@ class NoIsolation:
         directory, _ = open_directory(jail.workspace, cwd, (self.root(jail), _DATA))
         rlimits = runner.resource_limits(limits, process_limit(jail.uid, limits) if syscalls.LINUX else None)
 
-        def confine() -> None:
+        def confine() -> None:  # forked child
             os.fchdir(directory)
             for kind, pair in rlimits:
                 resource.setrlimit(kind, pair)

@@ -101,7 +101,7 @@ class Supervised:
 def _parting(control: int, enter: Callable[[], None] | None, confine: Callable[[], None]) -> Callable[[], None]:
     """A `preexec_fn` that forks: one side supervises and never returns, the other goes on to be the command."""
 
-    def preexec() -> None:
+    def preexec() -> None:  # forked child
         signal.set_wakeup_fd(-1)  # it belongs to the server's event loop
         if syscalls.LINUX:
             syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
@@ -119,7 +119,7 @@ def _parting(control: int, enter: Callable[[], None] | None, confine: Callable[[
     return preexec
 
 
-def _signals_stay_inside() -> bool:
+def _signals_stay_inside() -> bool:  # forked child
     """Does the kernel really keep our signals inside of the domain? Only then is kill(-1) ours to use."""
     try:
         os.kill(os.getppid(), 0)  # the server, which waits for us: allowed, unless the domain forbids it
@@ -128,7 +128,7 @@ def _signals_stay_inside() -> bool:
     return False
 
 
-def _default_signals() -> None:
+def _default_signals() -> None:  # forked child
     for number in signal.valid_signals():
         if number not in (signal.SIGKILL, signal.SIGSTOP) and signal.getsignal(number) != signal.SIG_DFL:
             with suppress(OSError, ValueError):  # the C library keeps a few for itself
@@ -136,7 +136,7 @@ def _default_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
-def _supervise(child: int, control: int, *, domain: bool) -> NoReturn:
+def _supervise(child: int, control: int, *, domain: bool) -> NoReturn:  # forked child
     try:
         for number in _IGNORED:
             signal.signal(number, signal.SIG_IGN)
@@ -153,14 +153,14 @@ def _supervise(child: int, control: int, *, domain: bool) -> NoReturn:
     os._exit(255)
 
 
-def _close_from(first: int) -> None:
+def _close_from(first: int) -> None:  # forked child
     for name in os.listdir("/dev/fd"):  # noqa: PTH208
         if int(name) >= first:
             with suppress(OSError):  # the listing's own
                 os.close(int(name))
 
 
-def _wait(child: int) -> int:
+def _wait(child: int) -> int:  # forked child
     """Wait for the end of the command (left unreaped, so that its group id stays taken) or of the control pipe.
 
     Returns the exit code as a shell shows it.
@@ -186,7 +186,7 @@ def _wait(child: int) -> int:
     return result.si_status if result.si_code == os.CLD_EXITED else 128 + result.si_status
 
 
-def end_descendants(group: int, *, domain: bool) -> None:
+def end_descendants(group: int, *, domain: bool) -> None:  # forked child
     """Kill every process that this one is an ancestor of, and reap it. Returns when none is left.
 
     group: a process group that is ended first, at once.
@@ -245,7 +245,7 @@ def _ticks() -> int:
     return int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK")) if syscalls.LINUX else 0
 
 
-def _reap() -> bool:
+def _reap() -> bool:  # forked child
     """Collect the dead children; True when there are no children left."""
     while True:
         try:

@@ -62,7 +62,7 @@ def prctl(option: int, argument: int = 0, second: int = 0) -> int:
     )
 
 
-def drop_bounding_set() -> None:
+def drop_bounding_set() -> None:  # forked child
     """Empty the capability bounding set of this thread (needs CAP_SETPCAP)."""
     capability = 0
     while True:
@@ -119,7 +119,7 @@ def allow_paths(ruleset: int, abi: int, paths: Iterable[Path], rights: int) -> N
             os.close(fd)
 
 
-def restrict_self(ruleset: int) -> None:
+def restrict_self(ruleset: int) -> None:  # forked child
     """Put this thread, and what it forks, under the ruleset. Needs no_new_privs."""
     _checked(_libc.syscall(_LANDLOCK_RESTRICT_SELF, ruleset, 0), "landlock_restrict_self")
 
@@ -128,7 +128,7 @@ class _SockFprog(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
 
 
-def load_seccomp(program: bytes) -> None:
+def load_seccomp(program: bytes) -> None:  # forked child
     """Load a BPF program of 8-byte instructions as this thread's system call filter. Needs no_new_privs."""
     argument = _SockFprog(len(program) // 8, program)
     result = _libc.prctl(PR_SET_SECCOMP, ctypes.c_ulong(SECCOMP_MODE_FILTER), ctypes.byref(argument), 0, 0)

@@ -30,7 +30,7 @@ def become(uid: int | None) -> Callable[[], None]:
     if not uid:
         raise IsolationError("a server that runs as root needs a uid of its own for each sandbox")
 
-    def drop() -> None:
+    def drop() -> None:  # forked child
         if syscalls.LINUX:
             syscalls.drop_bounding_set()
         os.setgroups([])
