@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import resource
 import statistics
@@ -21,7 +22,9 @@ from pytest_klavis.backend import Endpoint, Owner, start_embedded
 from pytest_klavis.embedded.files import WorkspaceFiles
 from pytest_klavis.embedded.isolation import Jail, choose
 from pytest_klavis.mcp.client import McpClient
+from pytest_klavis.rundir import RunDir
 
+RUN = f"perf-{os.getpid()}"
 TEST = "def test_nothing():\n    pass\n"
 
 
@@ -84,8 +87,8 @@ def server(rounds: int) -> None:
 
 def idle(count: int) -> None:
     """Memory of the server with many idle sandboxes."""
-    with running() as (endpoint, client):
-        pid = server_pid(endpoint)
+    with running() as (_, client):
+        pid = int(json.loads(RunDir.of(RUN).server_json.read_text())["pid"])
         before = resident(pid)
         for _ in range(count):
             client.acquire_local_sandbox(["filesystem", "git", "terminal"])
@@ -137,7 +140,7 @@ async def spawned(call: Callable[[], object], rounds: int) -> list[float]:
 
 @contextmanager
 def running() -> Iterator[tuple[Endpoint, KlavisClient]]:
-    endpoint, owner = start_embedded(f"perf-{os.getpid()}-run")
+    endpoint, owner = start_embedded(RUN)
     try:
         with KlavisClient(endpoint.base_url, endpoint.api_key, headers=endpoint.headers) as client:
             yield endpoint, client
@@ -147,19 +150,6 @@ def running() -> Iterator[tuple[Endpoint, KlavisClient]]:
 
 def end(owner: Owner) -> None:
     owner.close()
-
-
-def server_pid(endpoint: Endpoint) -> int:
-    port = endpoint.base_url.rpartition(":")[2]
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (entry / "cmdline").read_bytes()
-            sockets = [os.readlink(one) for one in (entry / "fd").iterdir()]
-        except OSError:
-            continue
-        if b"perf-" in command and sockets:
-            return int(entry.name)
-    raise SystemExit(f"no process of the server on port {port}")
 
 
 def resident(pid: int) -> float:

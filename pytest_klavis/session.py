@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from . import artifacts, spec
+from . import artifacts, redaction, spec
 from .arguments import Template, bind, load_data
 from .errors import BackendError, InfraError, SpecError, UnavailableError
 from .logs import redact_logs
@@ -157,6 +157,8 @@ class KlavisSession:
         self.config = config
         self.settings = settings
         self.run = run
+        if settings.api_key:
+            redaction.register(settings.api_key, "<klavis api key>")
         self.tally = Tally()
         self.item: pytest.Item | None = None
         self.uses: list[Use] = []
