@@ -37,14 +37,8 @@ def summary(reporter: pytest.TerminalReporter, session: KlavisSession) -> None:
         return
     reporter.ensure_newline()
     reporter.section("klavis sandboxes", sep="=", blue=True)
-    counts = [f"{tally.acquired} acquired", f"{tally.released} released"]
-    if tally.kept:
-        counts.append(f"{len(tally.kept)} kept")
-    counts.append(f"{len(tally.leaked)} leaked")
-    level = f", isolation {tally.isolation}" if tally.isolation else ""
-    reporter.write_line(f"{', '.join(counts)} on the {session.settings.backend} backend{level}")
-    held, waited = _duration(tally.seconds_held), _duration(tally.seconds_waited)
-    reporter.write_line(f"sandboxes held for {held}, waited {waited}, {tally.calls} API calls")
+    if tally.acquired:  # workers that were cut short tell nothing
+        _counts(reporter, session)
     for what, ids in (("kept until its TTL", tally.kept), ("NOT released", tally.leaked)):
         for sandbox_id in ids:
             reporter.write_line(f"{what}: {sandbox_id}", red=what.startswith("NOT"), bold=True)
@@ -56,6 +50,18 @@ def summary(reporter: pytest.TerminalReporter, session: KlavisSession) -> None:
         reporter.write_line(f"  {folder}")
     if len(saved) > SHOWN_FOLDERS:
         reporter.write_line(f"  ... and {len(saved) - SHOWN_FOLDERS} more")
+
+
+def _counts(reporter: pytest.TerminalReporter, session: KlavisSession) -> None:
+    tally = session.tally
+    counts = [f"{tally.acquired} acquired", f"{tally.released} released"]
+    if tally.kept:
+        counts.append(f"{len(tally.kept)} kept")
+    counts.append(f"{len(tally.leaked)} leaked")
+    level = f", isolation {tally.isolation}" if tally.isolation else ""
+    reporter.write_line(f"{', '.join(counts)} on the {session.settings.backend} backend{level}")
+    held, waited = _duration(tally.seconds_held), _duration(tally.seconds_waited)
+    reporter.write_line(f"sandboxes held for {held}, waited {waited}, {tally.calls} API calls")
 
 
 def _duration(seconds: float) -> str:

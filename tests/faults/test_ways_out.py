@@ -138,7 +138,9 @@ def test_a_signal_to_a_run_with_workers(start: Callable[..., Suite], number: sig
     suite = start("-n2", tests=2)
     suite.ready(2)
     (os.killpg if whole_group else os.kill)(suite.process.pid, number)
-    suite.finish()
+    output = suite.finish()
+    if number is signal.SIGINT and whole_group:  # the controller lives to tell
+        assert output.count("/attempt-1/local") == 2
     check(suite, 2)
 
 
