@@ -34,7 +34,8 @@ from .fixtures import (  # noqa: F401  pytest finds fixtures in the plugin's mod
 )
 from .reporting import outcomes, terminal
 from .reporting.scrub import scrub, scrub_warning
-from .session import KEY, KlavisSession, Run
+from .session import KEY, KlavisSession
+from .state import Run
 
 if TYPE_CHECKING:
     from xdist.workermanage import WorkerController

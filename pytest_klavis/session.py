@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -23,12 +22,11 @@ from .errors import BackendError, InfraError, SpecError, UnavailableError
 from .logs import redact_logs
 from .settings import WIDE_TTL, Settings
 from .spec import Ask
+from .state import STATE, ItemState, Run, Use
 from .tally import Tally
 from .timeouts import paused
 
 if TYPE_CHECKING:
-    from xdist.workermanage import WorkerController
-
     from .lifecycle import Desk, Lease, Order
 
 __tracebackhide__ = True  # users read their own frames
@@ -40,73 +38,6 @@ DRAIN_AT_END = 300.0
 """Seconds for handing over at an orderly end of the run."""
 DRAIN_SECONDS = 4.0
 """What a worker may spend on cleaning up after an interrupt; xdist interrupts it again after five."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """What the controller tells its workers, so that all processes of a run agree."""
-
-    id: str
-    worker: str = ""
-    every_test_everywhere: bool = False
-    """`--dist each`: the same test runs on every worker."""
-
-    @classmethod
-    def of(cls, config: pytest.Config) -> Run:
-        """This process's run: told by the controller in a worker, else made up here."""
-        told = getattr(config, "workerinput", {}).get("klavis")
-        if told:
-            return cls(**told)
-        return cls(f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}")
-
-    def for_worker(self, node: WorkerController) -> dict[str, Any]:
-        """What goes into `workerinput`: JSON values only."""
-        everywhere = node.config.getoption("dist", "no") == "each"
-        return {"id": self.id, "worker": node.gateway.id, "every_test_everywhere": everywhere}
-
-
-@dataclass(eq=False)
-class ItemState:
-    """What is known of one attempt at one item."""
-
-    failed: bool = False
-    in_body: bool = False
-    """The test's body runs: reports that are made now are those of subtests."""
-    judged: bool = False
-    """The teardown report was made: `failed` is final."""
-    infra: list[InfraError] = field(default_factory=list)
-    told: int = 0
-    """How many of `infra` have been reported."""
-    attempt: Path | None = None
-    files: Path | None = None
-    """The test's own evidence (`klavis_artifacts`)."""
-    folders: set[Path] = field(default_factory=set)
-    """Folders of the sandboxes of this attempt, so that each has its own."""
-    saved: set[int] = field(default_factory=set)
-
-
-STATE = pytest.StashKey[ItemState]()
-
-
-@dataclass(eq=False)
-class Use:
-    """A lease, the fixture it belongs to, and the items that have used it."""
-
-    lease: Lease
-    fixture: str
-    wide: bool
-    """Of a scope wider than function: later items may use it, too."""
-    key: str
-    items: list[ItemState]
-
-    @property
-    def failed(self) -> bool:
-        """An item that was cut short before its verdict counts as failed."""
-        return any(item.failed or not item.judged for item in self.items)
-
-    @property
-    def title(self) -> str:
-        return f"sandbox {self.key!r}: {', '.join(self.lease.sandbox.servers)}"
 
 
 class Scope:

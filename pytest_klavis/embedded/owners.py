@@ -125,7 +125,6 @@ def _save(sandbox: Sandbox, folder: Path, run: Path | None, reason: str) -> None
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / f".workspace-{sandbox.id}.tar.gz"
     archive.pack(sandbox.jail.workspace, unfinished, special="skip", limit=archive.Limits().total)
-    unfinished.replace(saved)
     about: dict[str, Any] = {
         "sandbox_id": sandbox.id,
         "servers": list(sandbox.servers),
@@ -133,3 +132,4 @@ def _save(sandbox: Sandbox, folder: Path, run: Path | None, reason: str) -> None
         "reason": reason,
     }
     (folder / "sandbox.json").write_text(json.dumps(about, indent=2) + "\n")
+    unfinished.replace(saved)  # last: who sees it finds the rest

@@ -10,7 +10,8 @@ import pytest
 
 from pytest_klavis import artifacts
 from pytest_klavis.errors import InfraError, SpecError
-from pytest_klavis.session import DRAIN_AT_END, DRAIN_SECONDS, STATE, ItemState, KlavisSession, Use
+from pytest_klavis.session import DRAIN_AT_END, DRAIN_SECONDS, KlavisSession
+from pytest_klavis.state import STATE, ItemState, Use
 from pytest_klavis.timeouts import paused
 
 from .scrub import scrub
