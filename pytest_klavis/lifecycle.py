@@ -137,8 +137,6 @@ class Desk:
         """
         if lease.handed_over or lease.pid != os.getpid():
             return
-        lease.handed_over = True
-        self.tally.seconds_held += time.monotonic() - lease.began
         lease.sandbox._close(why)  # noqa: SLF001  the lease ends the handle, nobody else may
         try:
             if keep:
@@ -147,6 +145,9 @@ class Desk:
                     self.owner.note({"sandbox": lease.sandbox.id, "keep": True})
             else:
                 self._release(lease, patience)
+            # Only now: a release that Ctrl-C cut short is tried again by the drain.
+            lease.handed_over = True
+            self.tally.seconds_held += time.monotonic() - lease.began
         finally:
             shutil.rmtree(lease.context.scratch, ignore_errors=True)
 

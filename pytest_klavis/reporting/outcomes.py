@@ -28,8 +28,8 @@ def judge(
 ) -> pytest.TestReport:
     """Turn infra errors into ERRORs, save the evidence of a failure, hand over what is over.
 
-    Whatever goes wrong in here is told in the report and changes nothing else: a hook that
-    raises would end the whole run.
+    Whatever goes wrong in here makes the report an ERROR that tells it: a hook that raises
+    would end the whole run.
     """
     state = item.stash.get(STATE, None)
     if state is not None:
@@ -154,9 +154,9 @@ def _saved(
 def hand_over(session: KlavisSession, patience: float | None = None) -> None:
     """Hand over every lease whose scope has ended. `patience`: seconds for one release."""
     for use in [use for use in session.uses if use.lease.over]:
-        session.uses.remove(use)
         keep = session.settings.keep == "always" or (session.settings.keep == "on-failure" and use.failed)
         session.open_desk().hand_over(use.lease, keep=keep, patience=patience)
+        session.uses.remove(use)
 
 
 def drain(session: KlavisSession, *, interrupted: bool) -> None:

@@ -16,6 +16,8 @@ from typing import TypeVar
 
 import pytest
 
+from tests.cloud import Cloud, Fault
+
 SUITE = """
 import os, pathlib, time
 import pytest
@@ -198,3 +200,13 @@ def test_a_forked_child_releases_nothing(start: Callable[..., Suite]) -> None:
     assert suite.process.returncode == 0, output
     assert "1 passed" in output
     wait_for(suite.leftovers, lambda left: not left)
+
+
+def test_ctrl_c_while_a_sandbox_is_released(start: Callable[..., Suite], cloud: Cloud) -> None:
+    cloud.faults = [Fault("DELETE /local-sandbox/.*", status=500, delay=3, times=1)]
+    suite = start("-p", "no:xdist", body="pass")
+    wait_for(lambda: cloud.count("DELETE /local-sandbox/.*"), bool)
+    suite.process.send_signal(signal.SIGINT)
+    output = suite.finish()
+    assert "1 acquired, 1 released, 0 leaked" in output
+    assert cloud.held() == []
