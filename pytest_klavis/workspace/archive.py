@@ -1,4 +1,4 @@
-"""tar.gz in and out: what the other rooms use. The work is done in unpack.py, packing.py and reader.py.
+"""tar.gz and zip in, tar.gz out: what the other rooms use. The work is done in unpack.py, packing.py and reader.py.
 
 Archives come from agents and storage services, so nothing in them is believed: never `tarfile.extract*`, whose
 filters have let links, modes and sizes through in several releases (CVE-2024-12718, CVE-2025-4517, ...).
@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
+from .headers import Kind
+from .names import objections
 from .packing import Packed, pack, pack_mapping
-from .reader import Kind, Limits, Reader, opened
+from .reader import Limits, Reader, opened
 from .unpack import Extracted, extract, laid_over
 
 if TYPE_CHECKING:
@@ -84,4 +86,4 @@ def verify(archive: Path | BinaryIO, *, limits: Limits = Limits()) -> Verified: 
             if entry.kind == "hardlink":
                 sizes[entry.path] = sizes[entry.target]
                 reader.charge(sizes[entry.path], entry.path)
-        return Verified(frozenset(top), reader.unwanted())
+        return Verified(frozenset(top), objections(reader.links_below()))

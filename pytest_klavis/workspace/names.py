@@ -152,6 +152,13 @@ class Links:
             raise _LinkRefusedError("a link of a tree with too many long links")
 
 
+def objections(links: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """(path, why) of those links of a tree, path to target, that cannot be restored."""
+    known = Links(links)
+    found = ((path, known.objection(path)) for path in sorted(links))
+    return tuple((path, f"{why}: {links[path]}") for path, why in found if why)
+
+
 class _LinkRefusedError(ValueError):
     """A link that leads where none may; the text says where."""
 

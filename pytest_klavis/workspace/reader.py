@@ -10,17 +10,20 @@ import stat
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal
+from typing import TYPE_CHECKING, BinaryIO, Literal, cast, get_args
 
 from pytest_klavis.errors import ArchiveError
 
-from .names import MAX_DEPTH, MAX_PATH, Links, NameRefusedError, decode, folded, quoted, split
-from .tarstream import DIRECTORY, HARDLINK, KINDS, REGULAR, SYMLINK, Header, TarStream
+from .headers import Header, Kind, Members
+from .names import MAX_DEPTH, MAX_PATH, NameRefusedError, decode, folded, quoted, split
+from .tarstream import TarStream
+from .zipstream import ZipStream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-Kind = Literal["file", "dir", "link", "hardlink"]
+Format = Literal["tar.gz", "zip"]
+KINDS = get_args(Kind)
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Limits:
 
     `ratio` is unpacked to packed, looked at after the first 10 MB. `portable` also refuses what other systems
     read differently: backslashes, control and bidi characters, names that differ only in case or accents.
+    `formats` are the kinds of archive that are taken.
     """
 
     members: int = 200_000
@@ -37,6 +41,7 @@ class Limits:
     ratio: int = 1000
     depth: int = MAX_DEPTH
     portable: bool = True
+    formats: tuple[Format, ...] = ("tar.gz", "zip")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,23 +61,24 @@ class Entry:
 
 
 class Reader:
-    """Iterates over the entries of a tar.gz; raises ArchiveError, naming the member, for what it refuses."""
+    """Iterates over the entries of a tar.gz or zip; raises ArchiveError, naming the member, for what it refuses."""
 
     def __init__(self, stream: BinaryIO, limits: Limits) -> None:
         self._limits = limits
-        self._tar = TarStream(stream, ratio=limits.ratio, budget=min(limits.total, 256 << 20))
+        self._members = _members(stream, limits)
         self._kinds: dict[str, Kind] = {"": "dir"}
         self._folded: dict[str, str] = {}
         self._total = 0
-        self.links: dict[str, str] = {}
+        self._rooted = False  # whether the archive has an entry for its own root
+        self._links: dict[str, str] = {}
 
     def __iter__(self) -> Iterator[Entry]:
-        for header in self._tar:
+        for header in self._members:
             yield self._entry(header)
 
     def data(self) -> Iterator[bytes]:
         """The bytes of the entry that was given last; once."""
-        return self._tar.data()
+        return self._members.data()
 
     def charge(self, size: int, path: str) -> None:
         """Count bytes that the tree gains, also those of a copy that the archive does not carry."""
@@ -80,11 +86,23 @@ class Reader:
         if self._total > self._limits.total:
             raise ArchiveError(f"the archive unpacks to more than {self._limits.total:,} bytes (at {quoted(path)})")
 
-    def unwanted(self) -> tuple[tuple[str, str], ...]:
-        """The links that cannot be restored, with the reason. To be asked when all entries have been read."""
-        links = Links(self.links)
-        objections = ((path, links.objection(path)) for path in sorted(self.links))
-        return tuple((path, f"{why}: {self.links[path]}") for path, why in objections if why)
+    def wrapping(self, packed_from: str) -> str:
+        """The directory with everything in it, when it is `packed_from` or its last steps; else "".
+
+        To be asked when all entries have been read. An archive with an entry for its own root was packed from inside.
+        """
+        steps = [step for step in packed_from.split("/") if step not in ("", ".")]
+        for first in range(0 if not self._rooted else len(steps), len(steps)):
+            wrap = "/".join(steps[first:])
+            inside = sum(path == wrap or path.startswith(f"{wrap}/") for path in self._kinds)
+            if self._kinds.get(wrap) == "dir" and inside + len(steps) - first == len(self._kinds):
+                return wrap
+        return ""
+
+    def links_below(self, top: str = "") -> dict[str, str]:
+        """The links' targets by path, from the directory `top`, which has all of them in it."""
+        start = len(top) + 1 if top else 0
+        return {path[start:]: target for path, target in self._links.items()}
 
     def _entry(self, header: Header) -> Entry:
         name = decode(header.name)
@@ -93,6 +111,7 @@ class Reader:
         except NameRefusedError as error:
             raise ArchiveError(f"member {quoted(name)} {error}") from None
         path = "/".join(parts)
+        self._rooted |= not parts
         kind = self._kind(header, name)
         self._place(path, kind, name)
         entry = Entry(path, kind, header.size, header.mode, header.mtime, decode(header.link))
@@ -108,22 +127,15 @@ class Reader:
             return Entry(path, kind, 0, header.mode, header.mtime, self._original(header.link, path, name))
         if kind == "link":
             self._check_target(header.link, name)
-            self.links[path] = entry.target
+            self._links[path] = entry.target
         return entry
 
     def _kind(self, header: Header, name: str) -> Kind:
-        if header.type in REGULAR:
-            if header.name.endswith((b"/", b"/.")):
-                raise ArchiveError(f"member {quoted(name)} is a file whose name ends like a directory's")
-            return "file"
-        if header.type == DIRECTORY:
-            return "dir"
-        if header.type == SYMLINK:
-            return "link"
-        if header.type == HARDLINK:
-            return "hardlink"
-        what = KINDS.get(header.type, f"of the unknown kind {header.type!r}")
-        raise ArchiveError(f"member {quoted(name)} is {what}; only files, directories and links are taken")
+        if header.kind not in KINDS:
+            raise ArchiveError(f"member {quoted(name)} is {header.kind}; only files, directories and links are taken")
+        if header.kind == "file" and header.name.endswith((b"/", b"/.")):
+            raise ArchiveError(f"member {quoted(name)} is a file whose name ends like a directory's")
+        return cast("Kind", header.kind)
 
     def _place(self, path: str, kind: Kind, name: str) -> None:
         """Record what is at `path`, and the directories above it, or refuse what is there twice."""
@@ -165,6 +177,18 @@ class Reader:
     def _check_target(self, link: bytes, name: str) -> None:
         if not link or len(link) > MAX_PATH or b"\0" in link:
             raise ArchiveError(f"member {quoted(name)} is a link with the target {quoted(decode(link))}")
+
+
+def _members(stream: BinaryIO, limits: Limits) -> Members:
+    """The archive's own members, by what it begins with."""
+    head = b""
+    while len(head) < 2 and (piece := stream.read(2 - len(head))):
+        head += piece
+    if head != b"PK" or "zip" not in limits.formats:
+        return TarStream(stream, head, ratio=limits.ratio, budget=min(limits.total, 256 << 20))
+    if not stream.seekable():
+        raise ArchiveError("a zip can only be read from a file: its directory is at its end")
+    return ZipStream(stream, stream.tell() - len(head), ratio=limits.ratio, members=limits.members)
 
 
 @contextmanager

@@ -7,45 +7,44 @@ Formats: V7, ustar, pax (POSIX.1-2001) and GNU long names; https://www.gnu.org/s
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
 from pytest_klavis.errors import ArchiveError
 from pytest_klavis.redaction import redact
 
+from .headers import BLOCK_DEVICE, CHARACTER_DEVICE, CHUNK, FIFO, RATIO_FROM, Header
 from .names import decode, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 BLOCK = 512
-CHUNK = 256 << 10
 MAX_EXTENSION = 1 << 20  # bytes of one pax header or long name
 MAX_PADDING = 4 << 20  # zeros after the end marks: GNU tar's largest record is 1 MiB
-RATIO_FROM = 10 << 20  # unpacked bytes before the ratio is looked at: small files of zeros are common
 
-REGULAR = (b"0", b"\0", b"7")
-HARDLINK, SYMLINK, DIRECTORY = b"1", b"2", b"5"
-KINDS = {b"3": "a character device", b"4": "a block device", b"6": "a FIFO", b"S": "a sparse file"}
-
-
-@dataclass(slots=True)
-class Header:
-    """One member as its headers describe it; owner and group are not even read."""
-
-    name: bytes
-    type: bytes
-    size: int
-    mode: int
-    mtime: int
-    link: bytes
+SPARSE = "a sparse file"
+EXTENSIONS = (b"x", b"g", b"L", b"K")
+KINDS = {
+    b"0": "file",
+    b"\0": "file",
+    b"7": "file",
+    b"1": "hardlink",
+    b"2": "link",
+    b"3": CHARACTER_DEVICE,
+    b"4": BLOCK_DEVICE,
+    b"5": "dir",
+    b"6": FIFO,
+    b"S": SPARSE,
+}
 
 
 class Gunzip:
     """One gzip member as a stream: CRC and length checked by zlib, what follows it refused."""
 
-    def __init__(self, stream: BinaryIO, ratio: int) -> None:
+    def __init__(self, stream: BinaryIO, head: bytes, ratio: int) -> None:
+        """`head` is what has been read from the stream already."""
         self._stream = stream
+        self._head = head
         self._ratio = ratio
         self._zlib = zlib.decompressobj(wbits=31)
         self._taken = 0  # compressed bytes
@@ -89,6 +88,7 @@ class Gunzip:
             if not data:
                 data = self._stream.read(CHUNK)
                 if not self._taken:
+                    data = self._head + data
                     _check_magic(data)
                 self._taken += len(data)
             try:
@@ -121,8 +121,8 @@ def _check_magic(data: bytes) -> None:
 class TarStream:
     """Iterates over the headers; `data()` gives the current member's bytes, unread ones are passed over."""
 
-    def __init__(self, stream: BinaryIO, *, ratio: int, budget: int) -> None:
-        self._in = Gunzip(stream, ratio)
+    def __init__(self, stream: BinaryIO, head: bytes = b"", *, ratio: int, budget: int) -> None:
+        self._in = Gunzip(stream, head, ratio)
         self._budget = budget  # bytes of extension headers in the whole archive
         self._left = 0  # of the current member's data
         self._padding = 0
@@ -160,8 +160,8 @@ class TarStream:
                     raise ArchiveError("the archive ends after an extension header: its member is missing")
                 return None
             header = _parse(block)
-            if header.type in (b"x", b"g", b"L", b"K"):
-                self._extension(header, given)
+            if (extension := block[156:157]) in EXTENSIONS:
+                self._extension(extension, header.size, given)
                 continue
             header.name = given.get("path", header.name)
             header.link = given.get("linkpath", header.link)
@@ -169,9 +169,8 @@ class TarStream:
                 header.size = _decimal(given["size"], header.name)
             if "mtime" in given:
                 header.mtime = _seconds(given["mtime"])
-            sparse = next((key for key in given if key.startswith("GNU.sparse.")), None)
-            if sparse:
-                header.type = b"S"
+            if any(key.startswith("GNU.sparse.") for key in given):
+                header.kind = SPARSE
             self._expect(header.size)
             return header
 
@@ -188,17 +187,15 @@ class TarStream:
             raise ArchiveError("the archive is damaged: a single end mark between members")
         return None
 
-    def _extension(self, header: Header, given: dict[str, bytes]) -> None:
-        self._budget -= header.size
-        if header.size > MAX_EXTENSION or self._budget < 0:
-            raise ArchiveError(f"an extension header of {header.size:,} bytes is more than any name needs")
-        self._expect(header.size)
+    def _extension(self, kind: bytes, size: int, given: dict[str, bytes]) -> None:
+        self._budget -= size
+        if size > MAX_EXTENSION or self._budget < 0:
+            raise ArchiveError(f"an extension header of {size:,} bytes is more than any name needs")
+        self._expect(size)
         raw = b"".join(self.data())
-        if header.type in (b"L", b"K"):
-            found = {"path" if header.type == b"L" else "linkpath": raw.rstrip(b"\0")}
-        else:
-            found = _pax(raw)
-        if header.type == b"g":
+        names = {b"L": "path", b"K": "linkpath"}
+        found = {names[kind]: raw.rstrip(b"\0")} if kind in names else _pax(raw)
+        if kind == b"g":
             # git archive writes a global comment. Names and sizes for all members at once have no honest use.
             if named := next((key for key in found if key in _OVERRIDES), None):
                 raise ArchiveError(f"a global header sets {named!r} for all members")
@@ -238,7 +235,7 @@ def _parse(block: bytes) -> Header:
     name = _text(block[:100])
     if block[257:263] == b"ustar\0" and (prefix := _text(block[345:500])):
         name = prefix + b"/" + name
-    kind = block[156:157]
+    kind = KINDS.get(block[156:157], f"of the unknown kind {block[156:157]!r}")
     size = _number(block[124:136], "size", name)
     if size < 0:
         raise ArchiveError(f"member {quoted(decode(name))} has a negative size")

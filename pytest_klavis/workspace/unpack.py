@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from pytest_klavis import clock
 from pytest_klavis.errors import ArchiveError
 
-from .names import NameRefusedError, encode, quoted, split
+from .headers import CHUNK
+from .names import NameRefusedError, encode, objections, quoted, split
 from .overlay import Layer
 from .reader import Entry, Limits, Reader, opened
-from .tarstream import CHUNK
 from .trees import Walk, make_directory, open_directory, opened_directory, staging
 
 if TYPE_CHECKING:
@@ -27,11 +27,15 @@ DAY = 86_400
 
 @dataclass(frozen=True)
 class Extracted:
-    """What came out: regular files, their bytes, and (path, why) of the links that were left out."""
+    """What came out: regular files, their bytes, and (path, why) of the links that were left out.
+
+    `stripped` is the wrapping directory that was taken off all paths, "" for none.
+    """
 
     files: int
     bytes: int
     skipped: tuple[tuple[str, str], ...]
+    stripped: str = ""
 
 
 def extract(
@@ -42,14 +46,18 @@ def extract(
     owner: int | None = None,
     merge: bool = False,
     links: bool = True,
+    packed_from: str | None = None,
 ) -> Extracted:
-    """Unpack a tar.gz into the directory `dest`, as files of mode 0644 or 0755 that belong to us, or to
+    """Unpack a tar.gz or zip into the directory `dest`, as files of mode 0644 or 0755 that belong to us, or to
     the uid `owner` and the group of the same number.
 
     `dest` has to be missing or empty, else `merge` lays the members over what is there: files, links and whole
     directories in the way are replaced, nothing is followed. Either way the archive is read to its end beside
     `dest` first, so a refused one changes nothing. An existing `dest` stays the same directory, with its mode and
     owner. Relative links that stay inside are restored (unless `links` is off), others are left out and listed.
+
+    `packed_from` is the absolute path that the archive was made of, such as "/vercel/sandbox". Where everything in it
+    lies below that path, or below its last steps (`sandbox/`), these are stripped; no other directory is.
 
     Raises ArchiveError for an archive that is damaged, hostile or larger than `limits`, naming the member, and
     for a `dest` that cannot be written.
@@ -60,14 +68,19 @@ def extract(
         if exists and not merge and any(dest.iterdir()):
             raise ArchiveError(f"{dest} is not empty; name a new directory, or ask for a merge")
         with staging(dest.parent, dest.name) as stage, _made(b"tree", stage, owner) as tree:
-            result = unpack(archive, tree, limits=limits, owner=owner, links=links)
+            result = unpack(archive, tree, limits=limits, owner=owner, links=links, packed_from=packed_from)
+            top = encode(f"tree/{result.stripped}")
             if not exists:
-                os.rename(b"tree", dest, src_dir_fd=stage)
+                os.rename(top, dest, src_dir_fd=stage)
                 return result
-            with opened_directory(encode(str(dest)), None) as there, _made(b"aside", stage, None) as aside:
+            with (
+                opened_directory(encode(str(dest)), None) as there,
+                _made(b"aside", stage, None) as aside,
+                opened_directory(top, stage) as source,
+            ):
                 layer = Layer(there, aside, owner)
                 try:
-                    layer.lay(tree)
+                    layer.lay(source)
                 except BaseException:
                     layer.undo()
                     raise
@@ -109,7 +122,15 @@ def laid_over(
                 layer.undo()
 
 
-def unpack(archive: Path | BinaryIO, tree: int, *, limits: Limits, owner: int | None, links: bool) -> Extracted:
+def unpack(
+    archive: Path | BinaryIO,
+    tree: int,
+    *,
+    limits: Limits,
+    owner: int | None,
+    links: bool,
+    packed_from: str | None = None,
+) -> Extracted:
     """Unpack into the empty directory `tree` (a descriptor) to which nobody else has access yet."""
     files = written = 0
 
@@ -130,18 +151,17 @@ def unpack(archive: Path | BinaryIO, tree: int, *, limits: Limits, owner: int | 
             elif entry.kind == "hardlink":
                 files += 1
                 written += _copy(entry, reader, walk, owner)
-        if links:
-            skipped = reader.unwanted()
-        else:
-            skipped = tuple((path, "links are not wanted here") for path in sorted(reader.links))
-        left_out = {path for path, _ in skipped}
-        for path in sorted(reader.links.keys() - left_out):
-            *above, name = path.split("/")
+        stripped = reader.wrapping(packed_from) if packed_from else ""
+        wanted = reader.links_below(stripped)
+        unwanted = ((path, "links are not wanted here") for path in sorted(wanted))
+        skipped = objections(wanted) if links else tuple(unwanted)
+        for path in sorted(wanted.keys() - {path for path, _ in skipped}):
+            *above, name = f"{stripped}/{path}".lstrip("/").split("/")
             parent = walk.directory(tuple(above))
-            os.symlink(encode(reader.links[path]), encode(name), dir_fd=parent)
+            os.symlink(encode(wanted[path]), encode(name), dir_fd=parent)
             if owner is not None:
                 os.chown(encode(name), owner, owner, dir_fd=parent, follow_symlinks=False)
-    return Extracted(files, written, skipped)
+    return Extracted(files, written, skipped, stripped)
 
 
 def _write(entry: Entry, chunks: Iterable[bytes], walk: Walk, owner: int | None) -> int:
@@ -159,7 +179,7 @@ def _write(entry: Entry, chunks: Iterable[bytes], walk: Walk, owner: int | None)
             while view:
                 view = view[os.write(descriptor, view) :]
         os.fchmod(descriptor, 0o755 if entry.mode & 0o111 else 0o644)
-        if 0 <= entry.mtime <= time.time() + DAY:
+        if 0 <= entry.mtime <= clock.now() + DAY:
             os.utime(descriptor, (entry.mtime, entry.mtime))
         if owner is not None:
             os.fchown(descriptor, owner, owner)

@@ -7,9 +7,12 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -18,9 +21,6 @@ from pytest_klavis.workspace.archive import extract, pack, pack_mapping, verify
 from pytest_klavis.workspace.reader import Limits
 
 from .build import names
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 def fifo(tree: Path) -> None:
@@ -122,14 +122,62 @@ def test_all_problems_are_told_at_once(tree: Path) -> None:
     assert "and 4 more" in str(refusal.value)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_unreadable_files(tree: Path) -> None:
-    (tree / "a.txt").chmod(0)
-    with pytest.raises(SeedError, match="cannot be read: Permission denied"):
-        pack(tree, io.BytesIO())
-    assert pack(tree, io.BytesIO(), special="skip").skipped == (
-        ("a.txt", "cannot be read any more: Permission denied"),
-    )
+@contextmanager
+def somebody_else() -> Iterator[None]:
+    """Root reads everything, so where the tests run as root they step down for a moment."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+def test_unreadable_files_and_directories() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder)
+        tree.chmod(0o755)
+        (tree / "a.txt").write_text("a")
+        (tree / "d").mkdir()
+        (tree / "d").chmod(0)
+        (tree / "a.txt").chmod(0)
+        with somebody_else():
+            with pytest.raises(SeedError, match=r"a\.txt cannot be read: Permission denied\n  d cannot be read: Perm"):
+                pack(tree, io.BytesIO())
+            if tree.stat().st_uid != os.geteuid():  # what is ours is opened for a dump
+                skipped = pack(tree, io.BytesIO(), special="skip").skipped
+                assert [path for path, _ in skipped] == ["a.txt", "d"]
+        (tree / "d").chmod(0o755)
+
+
+def test_a_file_that_vanishes_while_the_tree_is_packed(tree: Path) -> None:
+    (tree / "big").write_bytes(os.urandom(4 << 20))
+    for name in ("y", "z"):
+        (tree / name).mkdir()
+        (tree / name / "f").write_text("there")
+    reader, writer = os.pipe()
+    outcome: list[str] = []
+
+    def work() -> None:
+        with os.fdopen(writer, "wb") as sink:
+            try:
+                pack(tree, sink)
+            except SeedError as error:
+                outcome.append(str(error))
+
+    packer = threading.Thread(target=work)
+    packer.start()
+    os.read(reader, 1)  # the tree has been scanned, and the pipe holds less than the first file
+    (tree / "y" / "f").unlink()
+    (tree / "z" / "f").unlink()
+    (tree / "z").rmdir()
+    while os.read(reader, 1 << 16):
+        pass
+    packer.join()
+    os.close(reader)
+    assert outcome == [f"{tree} cannot be packed: 'y/f' cannot be read any more: No such file or directory"]
 
 
 def test_the_limit_names_the_largest_files_or_leaves_them_out(tree: Path, tmp_path: Path) -> None:
