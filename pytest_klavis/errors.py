@@ -22,6 +22,8 @@ when your own judge or model is down.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class KlavisError(Exception):
     """Base of every error that this package raises."""
@@ -38,6 +40,9 @@ class ToolError(KlavisError):
         super().__init__(f"tool {tool!r} answered with an error: {text}")
         self.tool = tool
         self.text = text
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.tool, self.text), self.__dict__
 
 
 class InfraError(KlavisError):
@@ -65,6 +70,10 @@ class ApiError(InfraError):
         self.operation = operation
         self.status = status
         self.body = body
+        self._hint = hint
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.operation, self.status, self.body, self._hint), self.__dict__
 
 
 class AuthError(ApiError):
@@ -87,8 +96,25 @@ class ServerError(ApiError):
     """5xx: the API failed."""
 
 
+# What the tree above says of statuses, for everything that travels: API, storage and Blackbox.
+_BY_STATUS = {401: AuthError, 403: AuthError, 404: NotFoundError, 410: NotFoundError, 429: RateLimitError}
+_BY_HUNDRED = {4: RequestRefusedError, 5: ServerError}
+
+
+def class_of(status: int) -> type[ApiError]:
+    """Return the class for an HTTP status that is no success."""
+    return _BY_STATUS.get(status) or _BY_HUNDRED.get(status // 100, ApiError)
+
+
 class TransportError(InfraError):
-    """No answer came, or one that was cut, late or not what the API speaks."""
+    """No answer came, or one that was cut, late or not what the API speaks.
+
+    `sent` is whether the request may have arrived and been carried out; None where that is not known.
+    """
+
+    def __init__(self, message: str, *, sent: bool | None = None) -> None:
+        super().__init__(message)
+        self.sent = sent
 
 
 class ArchiveError(InfraError):

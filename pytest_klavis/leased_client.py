@@ -55,7 +55,12 @@ def leased_client(desk: Desk) -> Iterator[LeasedClient]:
     """A client to the backend of `desk`; releases what it acquired at the end, whatever happens."""
     endpoint = desk.endpoint
     client = LeasedClient(
-        desk.tally, endpoint.base_url, endpoint.api_key, region=desk.api.region, headers=endpoint.headers
+        desk.tally,
+        endpoint.base_url,
+        endpoint.api_key,
+        region=desk.api.region,
+        headers=endpoint.headers,
+        dialect=desk.api.dialect,
     )
     try:
         with client.releases:

@@ -9,7 +9,6 @@ server may have closed just when an acquire is sent on it, none to leak, and not
 from __future__ import annotations
 
 import ssl
-import time
 import urllib.request
 from contextlib import contextmanager
 from functools import cache
@@ -17,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import httpcore
 import httpx
+
+from pytest_klavis.clock import monotonic
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -28,16 +29,16 @@ _LOST = (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolErro
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
-class Clock:
+class Deadline:
     """A deadline: `seconds` from now, on the monotonic clock."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self._end = time.monotonic() + seconds
+        self._end = monotonic() + seconds
 
     def left(self) -> float:
         """Seconds until the deadline, never negative."""
-        return max(0.0, self._end - time.monotonic())
+        return max(0.0, self._end - monotonic())
 
 
 class Fault(Exception):  # noqa: N818 (it never leaves the rooms that travel; errors.py has what users see)
@@ -51,12 +52,11 @@ class Fault(Exception):  # noqa: N818 (it never leaves the rooms that travel; er
 
 
 @contextmanager
-def exchange(request: httpx.Request, clock: Clock, connect_timeout: float) -> Iterator[httpcore.Response]:
+def exchange(request: httpx.Request, clock: Deadline, connect_timeout: float) -> Iterator[httpcore.Response]:
     """Send a request; inside the block its answer's status, headers and stream can be read, all before the deadline.
 
     Raises Fault for everything that the network can do, also while the block reads. Redirects are not followed.
     """
-    __tracebackhide__ = True
     connection: httpcore.ConnectionInterface | httpcore.HTTPProxy | None = None
     sent = False
     try:
@@ -81,7 +81,7 @@ def exchange(request: httpx.Request, clock: Clock, connect_timeout: float) -> It
             connection.close()
 
 
-def read_body(response: httpcore.Response, clock: Clock, limit: int) -> tuple[bytes, Fault | None]:
+def read_body(response: httpcore.Response, clock: Deadline, limit: int) -> tuple[bytes, Fault | None]:
     """Read an answer's body whole. Where that fails or it is longer than `limit` bytes: what came, and the fault."""
     received = bytearray()
     try:
@@ -95,7 +95,7 @@ def read_body(response: httpcore.Response, clock: Clock, limit: int) -> tuple[by
     return bytes(received), None
 
 
-def _lost(error: Exception, clock: Clock, *, sent: bool) -> Fault:
+def _lost(error: Exception, clock: Deadline, *, sent: bool) -> Fault:
     """Return the fault for a connection that was made and then failed."""
     if isinstance(error, httpcore.TimeoutException):  # only the deadline ends a wait
         return Fault(f"no whole answer within {clock.seconds:g} s", sent=sent, final=True)
@@ -112,12 +112,16 @@ def _connect_trouble(error: Exception) -> tuple[str, bool]:
     if isinstance(error, httpcore.ConnectTimeout):
         return "connecting timed out", False
     reason = str(error) or type(error).__name__
+    if isinstance(error, _BlockedError):
+        return reason, True
     if isinstance(error, httpcore.ProxyError | httpcore.UnsupportedProtocol):
         return f"the proxy refused: {reason}", True
     return reason, False
 
 
-def _connect(url: httpx.URL, clock: Clock, connect_timeout: float) -> httpcore.ConnectionInterface | httpcore.HTTPProxy:
+def _connect(
+    url: httpx.URL, clock: Deadline, connect_timeout: float
+) -> httpcore.ConnectionInterface | httpcore.HTTPProxy:
     network = _ClockedNetwork(clock)
     proxy = _proxy(url)
     if proxy is not None:
@@ -162,10 +166,28 @@ def _proxy(url: httpx.URL) -> httpx.URL | None:
     return proxy
 
 
+class _BlockedError(httpcore.ConnectError):
+    """Something in this process does not let the connection be made."""
+
+    def __init__(self, host: str, error: Exception) -> None:
+        trace = error.__traceback__
+        while trace and trace.tb_next:
+            trace = trace.tb_next
+        blocker = str(trace.tb_frame.f_globals.get("__name__")) if trace else ""
+        reason = str(error) or type(error).__name__
+        if blocker.startswith("pytest_socket"):
+            super().__init__(
+                f"pytest-socket blocked the connection ({reason}): allow it with --allow-hosts={host}, "
+                "or with @pytest.mark.enable_socket on the test"
+            )
+        else:
+            super().__init__(f"the connection was stopped in {blocker}: {type(error).__name__}: {reason}")
+
+
 class _ClockedNetwork(httpcore.NetworkBackend):
     """The plain network, with no wait of any of its streams beyond the deadline."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Deadline) -> None:
         self._clock = clock
         self._network = httpcore.SyncBackend()
 
@@ -178,12 +200,17 @@ class _ClockedNetwork(httpcore.NetworkBackend):
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
         patience = _patience(self._clock, timeout, httpcore.ConnectTimeout)
-        stream = self._network.connect_tcp(host, port, patience, local_address, socket_options)
+        try:
+            stream = self._network.connect_tcp(host, port, patience, local_address, socket_options)
+        except (httpcore.ConnectError, httpcore.ConnectTimeout):
+            raise
+        except Exception as error:  # noqa: BLE001  a guard may raise anything
+            raise _BlockedError(host, error) from None
         return _ClockedStream(stream, self._clock)
 
 
 class _ClockedStream(httpcore.NetworkStream):
-    def __init__(self, stream: httpcore.NetworkStream, clock: Clock) -> None:
+    def __init__(self, stream: httpcore.NetworkStream, clock: Deadline) -> None:
         self._stream = stream
         self._clock = clock
 
@@ -209,7 +236,7 @@ class _ClockedStream(httpcore.NetworkStream):
         return self._stream.get_extra_info(info)
 
 
-def _patience(clock: Clock, timeout: float | None, late: type[httpcore.TimeoutException]) -> float:
+def _patience(clock: Deadline, timeout: float | None, late: type[httpcore.TimeoutException]) -> float:
     """Return how long one wait may be: what is left, and no more than `timeout`."""
     left = clock.left()
     if left <= 0:

@@ -9,10 +9,10 @@ Source: the sandbox API reference; `auth_data` and `tags` of local servers and `
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import pydantic
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WrapValidator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, WrapValidator, model_validator
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -47,11 +47,32 @@ def _only(item: type[BaseModel]) -> BeforeValidator:
     return BeforeValidator(readable)
 
 
+Id = Annotated[str, Field(min_length=1)]
 Text = Annotated[str, _or("")]
 MaybeText = Annotated[str | None, _or(None)]
 Count = Annotated[int, _or(0)]
 MaybeObject = Annotated[dict[str, Any] | None, _or(None)]
 Tags = Annotated[dict[str, Any] | list[str] | None, _or(None)]
+
+
+# Where dialects have had the URL of a remote sandbox, the documented ones first.
+_URLS = ("server_urls", "server_url", "mcp_server_urls", "mcp_server_url", "mcp_urls", "mcp_url", "urls", "url")
+
+
+def _urls_in(value: Any, name: str) -> dict[str, str]:
+    """Return the URLs in a string, an object of strings or objects, or a list of these; `name` is for a bare one."""
+    if isinstance(value, str):
+        return {name: value} if value.startswith(("https://", "http://")) else {}
+    if isinstance(value, list):
+        items = [(one.get("server_name") or one.get("name") if isinstance(one, dict) else None, one) for one in value]
+    elif isinstance(value, dict):
+        items = [(None if key in _URLS else key, one) for key, one in value.items()]
+    else:
+        items = []
+    found: dict[str, str] = {}
+    for key, one in items:
+        found |= _urls_in(one, key if isinstance(key, str) else name)
+    return found
 
 
 class Answer(BaseModel):
@@ -88,19 +109,37 @@ class AcquireLocalSandboxRequest(Request):
     ttl_seconds: int | None = None
 
 
-class CreateSandboxResponse(Answer):
-    sandbox_id: str
-    server_urls: Annotated[dict[str, str] | None, _or(None)] = Field(default=None, repr=False)
+class _Served(Answer):
+    """Base of the answers that say where a remote sandbox's server is."""
+
+    sandbox_id: Id
     server_name: Text = ""
+    _urls: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    @property
+    def urls(self) -> dict[str, str]:
+        """The URLs of the sandbox by server name, whatever field the dialect has them in."""
+        return dict(self._urls)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _find_urls(cls, given: Any, parse: pydantic.ModelWrapValidatorHandler[Self]) -> Self:
+        answer = parse(given)
+        if isinstance(given, dict):
+            found = (_urls_in(given.get(name), answer.server_name) for name in _URLS)
+            answer._urls = next(filter(None, found), {})  # noqa: SLF001 (its own)
+        return answer
+
+
+class CreateSandboxResponse(_Served):
+    server_urls: Annotated[dict[str, str] | None, _or(None)] = Field(default=None, repr=False)
     status: Text = ""
     message: Text = ""
     metadata: MaybeObject = Field(default=None, repr=False)
 
 
-class SandboxInfo(Answer):
-    sandbox_id: str
+class SandboxInfo(_Served):
     server_url: MaybeText = Field(default=None, repr=False)
-    server_name: Text = ""
     status: Text = ""
     benchmark: MaybeText = None
     updated_at: MaybeText = None
@@ -110,7 +149,7 @@ class SandboxInfo(Answer):
 
 
 class SandboxListItem(Answer):
-    sandbox_id: str
+    sandbox_id: Id
     server_name: Text = ""
     status: Text = ""
     benchmark: MaybeText = None
@@ -124,19 +163,19 @@ class ListSandboxesResponse(Answer):
 
 
 class ReleaseSandboxResponse(Answer):
-    sandbox_id: str
+    sandbox_id: Id
     status: Text = ""
     message: Text = ""
 
 
 class ResetSandboxResponse(Answer):
-    sandbox_id: str
+    sandbox_id: Id
     status: Text = ""
     message: Text = ""
 
 
 class InitializeSandboxResponse(Answer):
-    sandbox_id: str
+    sandbox_id: Id
     status: Text = ""
     message: Text = ""
 
@@ -154,7 +193,7 @@ class LocalSandboxServerItem(Answer):
 
 
 class AcquireLocalSandboxResponse(Answer):
-    local_sandbox_id: str
+    local_sandbox_id: Id
     status: MaybeText = None
     benchmark: MaybeText = None
     servers: Annotated[list[LocalSandboxServerItem], _only(LocalSandboxServerItem)] = Field(default_factory=list)
@@ -162,7 +201,7 @@ class AcquireLocalSandboxResponse(Answer):
 
 
 class LocalSandboxInfo(Answer):
-    local_sandbox_id: str
+    local_sandbox_id: Id
     created_at: Text = ""
     status: MaybeText = None
     benchmark: MaybeText = None
@@ -182,6 +221,23 @@ class UploadUrlResponse(Answer):
 class DumpUrlResponse(Answer):
     download_url: str = Field(repr=False)
     expires_in_minutes: Count = 0
+
+
+class ExecuteResponse(Answer):
+    message: Text = ""
+    execution_name: Text = ""
+
+
+class ExecutionStatusResponse(Answer):
+    status: str  # pending, running, completed, failed
+
+
+class ExecutionLogsResponse(Answer):
+    """`logs` is what is new since the cursor that was sent, `cursor` the one to send next (bytes)."""
+
+    status: str
+    logs: Text = ""
+    cursor: Count = 0
 
 
 class RunResponse(Answer):

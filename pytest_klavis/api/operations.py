@@ -11,6 +11,9 @@ __tracebackhide__ = True  # users read their own frames
 
 AnswerT = TypeVar("AnswerT", bound=models.Answer)
 
+CONNECT_TIMEOUT: Final = 10.0
+"""Seconds that making a connection may take, each time; all else is under the deadline of the call."""
+
 
 @dataclass(frozen=True)
 class Repeat:
@@ -45,6 +48,7 @@ class Operation(Generic[AnswerT]):
 
 _REMOTE = "/sandbox/{server_name}/{sandbox_id}"
 _LOCAL = "/local-sandbox/{local_sandbox_id}"
+_TYPED = "/local-sandbox/{server_name}/{sandbox_id}"
 
 ACQUIRE_SANDBOX: Final = Operation(
     "acquire sandbox", "POST", "/sandbox/{server_name}", models.CreateSandboxResponse, TURNED_AWAY, 120
@@ -81,10 +85,35 @@ SEED_OPERATIONS: Final = (
     *(CREATE_UPLOAD_URL, INITIALIZE_LOCAL_SANDBOX, DUMP_LOCAL_SANDBOX),
 )
 
-# Documented after the reference: one pair per server that holds data.
+# Documented after the reference. Data in and out as JSON: one pair of routes per server that holds data,
 INITIALIZE_SANDBOX: Final = Operation(
     "initialize sandbox", "POST", f"{_REMOTE}/initialize", models.InitializeSandboxResponse, IDEMPOTENT, 300
 )
 DUMP_SANDBOX: Final = Operation("dump sandbox", "GET", f"{_REMOTE}/dump", models.Answer, IDEMPOTENT, 300)
+# also for the three servers of local sandboxes that hold some beside the workspace.
+INITIALIZE_LOCAL_SERVER: Final = Operation(
+    "initialize local server", "POST", f"{_TYPED}/initialize", models.InitializeSandboxResponse, IDEMPOTENT, 300
+)
+DUMP_LOCAL_SERVER: Final = Operation("dump local server", "GET", f"{_TYPED}/dump", models.Answer, IDEMPOTENT, 300)
+PREPARE: Final = Operation("prepare sandboxes", "POST", "/sandbox/prepare", models.Answer, IDEMPOTENT, 60)
+# A program beside the servers of a local sandbox. One that was started twice would run twice.
+CREATE_EXECUTION_UPLOAD_URL: Final = Operation(
+    "get execution upload URL",
+    "POST",
+    f"{_LOCAL}/execution-upload-url",
+    models.UploadUrlResponse,
+    IDEMPOTENT,
+    60,
+)
+EXECUTE: Final = Operation("execute", "POST", f"{_LOCAL}/execute", models.ExecuteResponse, TURNED_AWAY, 120)
+EXECUTION_STATUS: Final = Operation(
+    "get execution status", "GET", f"{_LOCAL}/execution-status", models.ExecutionStatusResponse, IDEMPOTENT, 60
+)
+EXECUTION_LOGS: Final = Operation(
+    "get execution logs", "GET", f"{_LOCAL}/execution-logs", models.ExecutionLogsResponse, IDEMPOTENT, 60
+)
+EXPORT_ARTIFACTS: Final = Operation(
+    "export artifacts", "POST", f"{_LOCAL}/export-artifacts", models.DumpUrlResponse, IDEMPOTENT, 300
+)
 # The embedded backend's own.
 RUN_COMMAND: Final = Operation("run command", "POST", f"{_LOCAL}/run", models.RunResponse, TOO_MANY, 180)

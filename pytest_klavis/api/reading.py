@@ -14,8 +14,8 @@ from pytest_klavis.redaction import register_answer, register_url
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pytest_klavis.api.answers import Answer
     from pytest_klavis.api.operations import Operation
-    from pytest_klavis.api.transport import Answer
 
 __tracebackhide__ = True  # users read their own frames
 
@@ -28,20 +28,19 @@ def read(operation: Operation[ModelT], answer: Answer, known: Mapping[str, str])
     `known` is what was asked about: an answer need not repeat it. Raises TransportError when a field is missing
     without which the answer is of no use.
     """
-    __tracebackhide__ = True
-    content = answer.json()
-    register_answer(content)
     model = operation.answer
+    content = _registered(answer)
     fields: dict[str, Any] = {name: value for name, value in known.items() if name in model.model_fields}
-    if isinstance(content, dict):
-        fields |= {name: value for name, value in content.items() if value is not None or name not in fields}
-    else:
-        fields |= _salvage(model, answer)
+    said = {name: value for name, value in content.items() if value is not None or name not in fields}
     try:
-        return model.model_validate(fields)
+        return model.model_validate(fields | said)
     except pydantic.ValidationError as error:
-        missing = ", ".join(str(one["loc"][0]) for one in error.errors(include_input=False, include_url=False))
-    raise unreadable(operation, answer, f"it lacks {missing}")
+        wrong = error.errors(include_input=False, include_url=False)
+        missing = ", ".join(str(*one["loc"][:1]) for one in wrong) or "readable names"
+    try:
+        return model.model_validate(fields | _salvage(model, answer, content))
+    except pydantic.ValidationError:
+        raise unreadable(operation, answer, f"it lacks {missing}") from None
 
 
 def unreadable(operation: Operation[Any], answer: Answer, why: str) -> TransportError:
@@ -51,16 +50,33 @@ def unreadable(operation: Operation[Any], answer: Answer, why: str) -> Transport
     text = f"{operation.name} was answered with HTTP {answer.status} and {size} that cannot be read: {why}{cut}"
     if not operation.repeat.lost:
         text += "\nThe call was carried out, so what it made may exist without anyone knowing its id."
-    return TransportError(text)
+    return TransportError(text, sent=True)
 
 
-def _salvage(model: type[models.Answer], answer: Answer) -> dict[str, str]:
-    """Find the id in a body that is cut or garbled: a sandbox must not be lost for a brace."""
+def _registered(answer: Answer) -> dict[str, Any]:
+    """The JSON object that came, its secrets registered; an empty one where it is none that can be walked."""
+    content = answer.json()
+    try:
+        register_answer(content)
+    except RecursionError:
+        content = None
+    return content if isinstance(content, dict) else {}
+
+
+def _salvage(model: type[models.Answer], answer: Answer, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Find the id in a body that is cut, garbled or of another shape: a sandbox must not be lost for a brace."""
     field = next((name for name in ("local_sandbox_id", "sandbox_id") if name in model.model_fields), None)
-    found = re.search(rb'"%s"\s*:\s*"([\w.:-]+)"' % field.encode(), answer.content) if field else None
-    if field is None or found is None:
+    if field is None:
         return {}
-    for url in re.findall(r"""https?://[^\s"'<>\\]+""", answer.content.decode("utf-8", "replace")):
+    text = answer.content.decode("utf-8", "replace")
+    found = re.search(rf'"{field}"\s*:\s*"?([\w.:-]+)', text)
+    if isinstance(content.get(field), str):
+        found_id = content[field]
+    elif found is not None and found[1] != "null":
+        found_id = found[1]
+    else:
+        return {}
+    for url in re.findall(r"""https?://[^\s"'<>\\]+""", text):
         register_url(url)
-    why = answer.cut or "the rest is no JSON"
-    return {field: found[1].decode("ascii"), "message": f"only the id could be read of the answer: {why}"}
+    why = answer.cut or ("it has another shape" if content else "the rest is no JSON")
+    return {field: found_id, "message": f"only the id could be read of the answer: {why}"}

@@ -82,6 +82,21 @@ def drip(text: bytes, pause: float) -> Behaviour:
     return behave
 
 
+def raw(text: bytes) -> Behaviour:
+    """Write these bytes for an answer, and close."""
+
+    def behave(handler: BaseHTTPRequestHandler) -> None:
+        with suppress(OSError):
+            handler.wfile.write(text)
+
+    return behave
+
+
+def close_delimited(body: bytes, *, status: int = 200) -> Behaviour:
+    """Answer without a length: the body ends where the connection does."""
+    return raw(f"HTTP/1.1 {status} OK\r\nConnection: close\r\n\r\n".encode() + body)
+
+
 @dataclass
 class FakeApi:
     """Answers request after request by its script; the last line of the script is repeated."""

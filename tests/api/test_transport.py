@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from pytest_klavis import errors
+from pytest_klavis.api.answers import Answer, retry_after
 from pytest_klavis.api.client import KlavisClient
-from pytest_klavis.api.transport import Answer, retry_after
 from tests.api.conftest import KEY
 from tests.api.server import Behaviour, FakeApi, answer, cut, drip, hang_up
 
@@ -243,7 +243,7 @@ def test_a_long_body_is_cut(api: FakeApi, client: KlavisClient) -> None:
 
 
 SIGNED = "https://storage.googleapis.com/bucket/o.tgz?X-Goog-Signature=0123456789abcdef0123456789"
-TOKEN = "tok-abcdefghijklmnop"
+TOKEN = "tok-0a1b2c3d4e5f6g7h"
 
 
 def test_no_secret_is_in_any_error_or_repr(api: FakeApi, client: KlavisClient) -> None:

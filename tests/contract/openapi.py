@@ -35,6 +35,24 @@ def name_of(reference: dict[str, Any]) -> str:
     return str(reference.get("$ref", "")).rpartition("/")[2]
 
 
+def success(method: str, path: str) -> tuple[str, str]:
+    """The status of an operation's success, and the name of its answer's schema (empty where it has none)."""
+    ((status, response),) = ((s, r) for s, r in operation(method, path)["responses"].items() if s != "422")
+    return status, name_of(response["content"]["application/json"]["schema"])
+
+
+def query_of(published: dict[str, Any]) -> set[str]:
+    """The names of an operation's query parameters."""
+    return {one["name"] for one in published.get("parameters", ()) if one["in"] == "query"}
+
+
+def servers_between(method: str, before: str, after: str) -> list[str]:
+    """The servers whose name alone stands between these two parts of a path."""
+    paths = [path for path, methods in document()["paths"].items() if method.lower() in methods]
+    found = [path[len(before) : -len(after)] for path in paths if path.startswith(before) and path.endswith(after)]
+    return [name for name in found if not set(name) & set("/{}")]
+
+
 def validate(answer: Any, name: str) -> None:
     """Hold a JSON answer against a schema of the document."""
     components = document()["components"]

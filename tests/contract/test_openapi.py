@@ -9,13 +9,12 @@ import pytest
 from pytest_klavis import catalog
 from pytest_klavis.api import models, operations
 from pytest_klavis.api.client import KlavisClient
+from pytest_klavis.api.operations import Operation
 from tests.api.server import FakeApi, answer
 from tests.contract import openapi
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    from pytest_klavis.api.operations import Operation
 
 pytestmark = openapi.needs_document
 
@@ -36,6 +35,8 @@ ALLOWED = {
     "+ server mock_notion": _NEWER_THAN_DOCUMENT,
     "- ValidationError.input": "it echoes what was sent, so it is not modelled and not shown",
     "- ValidationError.ctx": "as `input`",
+    "~ get execution upload URL: ExecutionUploadUrlResponse": "the fields of UploadUrlResponse, under another name",
+    "~ export artifacts: ExportArtifactsResponse": "the fields of DumpUrlResponse, under another name",
 }
 
 # Every call with everything that it can send.
@@ -58,11 +59,30 @@ CALLS: dict[Operation[Any], Callable[[KlavisClient], Any]] = {
     operations.INITIALIZE_LOCAL_SANDBOX: lambda c: c.initialize_local_sandbox("s-1"),
     operations.DUMP_LOCAL_SANDBOX: lambda c: c.dump_local_sandbox("s-1"),
 }
+# Those that the document has beyond the reference.
+NEWER_CALLS: dict[Operation[Any], Callable[[KlavisClient], Any]] = {
+    operations.PREPARE: lambda c: c.prepare(benchmark="Toolathlon", server_name="github"),
+    operations.CREATE_EXECUTION_UPLOAD_URL: lambda c: c.create_execution_upload_url("s-1", "eval"),
+    operations.EXECUTE: lambda c: c.execute("s-1", "eval"),
+    operations.EXECUTION_STATUS: lambda c: c.execution_status("s-1", "eval"),
+    operations.EXECUTION_LOGS: lambda c: c.execution_logs("s-1", "eval", 7),
+    operations.EXPORT_ARTIFACTS: lambda c: c.export_artifacts("s-1", "eval"),
+}
+# One route per server in the document, one with its name in the path here.
+TYPED_CALLS: dict[Operation[Any], Callable[[KlavisClient, str], Any]] = {
+    operations.INITIALIZE_SANDBOX: lambda c, name: c.initialize_sandbox(name, "s-1", {}, init_default_data=True),
+    operations.DUMP_SANDBOX: lambda c, name: c.dump_sandbox(name, "s-1"),
+    operations.INITIALIZE_LOCAL_SERVER: lambda c, name: c.initialize_local_server(
+        name, "s-1", {}, init_default_data=True
+    ),
+    operations.DUMP_LOCAL_SERVER: lambda c, name: c.dump_local_server(name, "s-1"),
+}
 MODELS = (
     *(models.CreateSandboxResponse, models.SandboxInfo, models.SandboxListItem, models.ListSandboxesResponse),
     *(models.ReleaseSandboxResponse, models.ResetSandboxResponse, models.InitializeSandboxResponse),
     *(models.AcquireLocalSandboxResponse, models.LocalSandboxInfo, models.LocalSandboxServerItem),
     *(models.ListLocalSandboxesResponse, models.UploadUrlResponse, models.DumpUrlResponse),
+    *(models.ExecuteResponse, models.ExecutionStatusResponse, models.ExecutionLogsResponse),
     *(models.HTTPValidationError, models.ValidationError),
 )
 REQUESTS: dict[type[models.Request], str] = {
@@ -74,6 +94,7 @@ ID = {
     "local_sandbox_id": "s-1",
     "upload_url": "https://x.test/y",
     "download_url": "https://x.test/y",
+    "status": "running",
 }
 
 
@@ -88,17 +109,36 @@ def test_the_table_of_differences_is_neither_short_nor_long() -> None:
     assert sorted(ALLOWED.keys() - found) == [], "reasons without a difference: remove them"
 
 
-@pytest.mark.parametrize("operation", operations.SEED_OPERATIONS, ids=lambda operation: operation.name)
+def test_every_operation_is_held_against_the_document() -> None:
+    ours = {one for one in vars(operations).values() if isinstance(one, Operation)}
+    assert ours - {*CALLS, *NEWER_CALLS, *TYPED_CALLS} == {operations.RUN_COMMAND}, "that is the embedded backend's own"
+
+
+@pytest.mark.parametrize("operation", CALLS, ids=lambda operation: operation.name)
 def test_route_and_answer(operation: Operation[Any]) -> None:
-    published = openapi.operation(operation.method, operation.path)
-    (status,) = published["responses"].keys() - {"422"}
-    reference = published["responses"][status]["content"]["application/json"]["schema"]
+    status, name = openapi.success(operation.method, operation.path)
     assert status in ("200", "201")
-    expected = operation.answer.__name__ if operation.answer is not models.Answer else ""
-    if openapi.name_of(reference):
-        assert openapi.name_of(reference) == expected
-    else:
-        assert expected == ""
+    assert name == _name_of_answer(operation)
+
+
+@pytest.mark.parametrize("operation", TYPED_CALLS, ids=lambda operation: operation.name)
+def test_routes_with_the_name_of_a_server(operation: Operation[Any]) -> None:
+    """Every server that the document has such a route for; and no other route looks like one of them."""
+    before, after = operation.path.split("{server_name}")
+    servers = openapi.servers_between(operation.method, before, after)
+    assert len(servers) == (3 if before.startswith("/local") else 41)
+    with FakeApi() as api:
+        client = KlavisClient(api.url, "key-of-the-contract-test")
+        api.says(answer(ID))
+        for server in servers:
+            TYPED_CALLS[operation](client, server)
+            path = f"{before}{server}{after}"
+            assert (api.asked[-1].method, api.asked[-1].path) == (operation.method, path.format(sandbox_id="s-1"))
+            published = openapi.operation(operation.method, path)
+            assert set(api.asked[-1].query) == openapi.query_of(published)
+            assert (api.asked[-1].json is not None) == ("requestBody" in published)
+            name = openapi.success(operation.method, path)[1]
+            assert name == _name_of_answer(operation) or name.startswith("DumpSandboxResponse_")
 
 
 @pytest.mark.parametrize("name", ["acquire", "status", "unknown"])
@@ -112,21 +152,31 @@ def test_what_the_document_allows_is_understood(name: str) -> None:
 
 
 def _calls() -> Iterator[str]:
-    """Differences between what the client sends and what the document takes: routes, queries, bodies."""
+    """Differences between what the client sends and what the document takes: routes, queries, bodies, answers."""
     with FakeApi() as api:
         client = KlavisClient(api.url, "key-of-the-contract-test")
         api.says(answer(ID))
-        for operation, call in CALLS.items():
+        for operation, call in {**CALLS, **NEWER_CALLS}.items():
             call(client)
             asked = api.asked[-1]
             filled = operation.path.format(server_name="github", sandbox_id="s-1", local_sandbox_id="s-1")
             assert (asked.method, asked.path) == (operation.method, filled)
             published = openapi.operation(operation.method, operation.path)
-            takes = {one["name"] for one in published.get("parameters", ()) if one["in"] == "query"}
-            yield from _between(set(asked.query), takes, f"{operation.name}: query ")
+            yield from _between(set(asked.query), openapi.query_of(published), f"{operation.name}: query ")
             body = published.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
             fields = openapi.schema(openapi.name_of(body))["properties"] if body else {}
             yield from _between(set(asked.json or {}), set(fields), f"{operation.name}: body ")
+            name = openapi.success(operation.method, operation.path)[1]
+            if name != _name_of_answer(operation):
+                ours, theirs = openapi.schema(_name_of_answer(operation)), openapi.schema(name)
+                assert {f: _types(one) for f, one in ours["properties"].items()} == {
+                    f: _types(one) for f, one in theirs["properties"].items()
+                }
+                yield f"~ {operation.name}: {name}"
+
+
+def _name_of_answer(operation: Operation[Any]) -> str:
+    return operation.answer.__name__ if operation.answer is not models.Answer else ""
 
 
 def _bodies() -> Iterator[str]:
@@ -148,7 +198,9 @@ def _answers() -> Iterator[str]:
             here, there = _types(ours["properties"][field]), _types(published["properties"][field])
             if here - {"null"} != there - {"null"}:
                 yield f"~ {model.__name__}.{field}: {', '.join(sorted(here - {'null'}))}"
-            promised = field in published.get("required", ()) or model is models.HTTPValidationError
+            default = published["properties"][field].get("default")
+            promised = field in published.get("required", ()) or default is not None
+            promised = promised or model is models.HTTPValidationError
             assert ("null" not in here) == promised, f"{model.__name__}.{field}"
         # Only what makes an answer useful may be required of it, and never more than was promised.
         assert set(ours.get("required", ())) <= set(published.get("required", ()))
