@@ -24,7 +24,7 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from .fixtures import LocalSandboxFactory, RemoteSandboxFactory, SandboxSetFactory
+    from .factories import BlackboxWorkspaceFactory, LocalSandboxFactory, RemoteSandboxFactory, SandboxSetFactory
     from .handles import LocalSandbox, RemoteSandbox, RunResult, Sandbox, SandboxSet, Server
     from .mcp.client import ToolInfo, ToolResult
     from .settings import Settings
@@ -32,15 +32,16 @@ if TYPE_CHECKING:
     from .workspace.snapshot import Snapshot
 
 _HOME = {
+    "BlackboxWorkspaceFactory": "factories",
     "Diff": "workspace.diff",
     "LocalSandbox": "handles",
-    "LocalSandboxFactory": "fixtures",
+    "LocalSandboxFactory": "factories",
     "RemoteSandbox": "handles",
-    "RemoteSandboxFactory": "fixtures",
+    "RemoteSandboxFactory": "factories",
     "RunResult": "handles",
     "Sandbox": "handles",
     "SandboxSet": "handles",
-    "SandboxSetFactory": "fixtures",
+    "SandboxSetFactory": "factories",
     "Server": "handles",
     "Settings": "settings",
     "Snapshot": "workspace.snapshot",
@@ -60,6 +61,7 @@ __all__ = [
     "ArchiveError",
     "AuthError",
     "BackendError",
+    "BlackboxWorkspaceFactory",
     "Diff",
     "InfraError",
     "KlavisError",

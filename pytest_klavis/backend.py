@@ -10,12 +10,11 @@ import secrets
 import select
 import subprocess
 import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pytest_klavis import rundir
+from pytest_klavis import clock, rundir
 from pytest_klavis.errors import BackendError
 from pytest_klavis.rundir import OWNER_HEADER, RunDir
 
@@ -122,15 +121,15 @@ def start_embedded(
     """
     import filelock  # noqa: PLC0415 - first sandbox, not pytest's start
 
-    end = time.monotonic() + deadline
+    end = clock.monotonic() + deadline
     while True:
         run = RunDir.of(run_id)
         owner: Owner | None = None
         try:
             run.make()
             owner = Owner(run)
-            remaining = max(0.0, end - time.monotonic())
-            with filelock.FileLock(run.start_lock, timeout=remaining, poll_interval=0.01):
+            lock = filelock.FileLock(run.start_lock, timeout=max(0.0, end - clock.monotonic()), poll_interval=0.01)
+            with lock.acquire(cancel_check=lambda: clock.monotonic() > end):  # the timeout stands still in frozen time
                 if owner.is_registered():
                     found = _running(run, end) or _spawn(run, isolation, python, end)
                     return _endpoint(found, owner), owner
@@ -146,7 +145,7 @@ def start_embedded(
             _drop(owner)
             raise
         _drop(owner)
-        if time.monotonic() > end:
+        if clock.monotonic() > end:
             raise BackendError(f"could not register with the embedded Klavis server within {deadline:.0f} s")
 
 
@@ -171,9 +170,9 @@ def _running(run: RunDir, end: float) -> Mapping[str, Any] | None:
         with contextlib.suppress(FileNotFoundError, ValueError):
             found: Mapping[str, Any] = json.loads(run.server_json.read_text())
             return found
-        if time.monotonic() > end:
+        if clock.monotonic() > end:
             raise BackendError(f"the embedded Klavis server of this run is not ready{_tail(run)}")
-        time.sleep(0.02)  # whoever started it died before it was ready
+        clock.sleep(0.02)  # whoever started it died before it was ready
     return None
 
 
@@ -210,7 +209,7 @@ def _spawn(run: RunDir, isolation: str, python: str | None, end: float) -> Mappi
             return found
     finally:
         os.close(ready)
-    late = time.monotonic() >= end
+    late = clock.monotonic() >= end
     raise BackendError(
         f"the embedded Klavis server {'was not ready in time' if late else 'did not start'} "
         f"(log: {run.log}){_tail(run)}"
@@ -221,7 +220,7 @@ def _becomes_ready(pipe: int, end: float) -> bool:
     """The server writes to the pipe when it is ready; its death closes the pipe."""
     poll = select.poll()  # select() fails on descriptors above 1023
     poll.register(pipe, select.POLLIN | select.POLLHUP)
-    if not poll.poll(max(0.0, end - time.monotonic()) * 1000):
+    if not poll.poll(max(0.0, end - clock.monotonic()) * 1000):
         return False
     return os.read(pipe, 1) != b""
 

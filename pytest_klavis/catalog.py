@@ -28,6 +28,8 @@ LOCAL_SERVERS: tuple[str, ...] = (
     *("filesystem", "git", "terminal", "desktop-commander", "arxiv", "excel", "word", "powerpoint"),
     *("code-executor", "code-runner", "pdf-tools", "google_cloud", "poste_email_toolathlon", "localmemory"),
 )
+DATA_SERVERS: tuple[str, ...] = ("google_cloud", "poste_email_toolathlon", "canvas")
+"""Local servers that hold data beside the workspace (OpenAPI document of 2026)."""
 BENCHMARKS: tuple[str, ...] = ("MCP_Atlas", "Toolathlon")
 STATUSES: tuple[str, ...] = ("idle", "occupied", "error")
 

@@ -1,153 +1,35 @@
-"""The fixtures, and the factories that they give."""
+"""The fixtures, nothing else; the types of the factories are in factories.py."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from . import spec
 from .arguments import bind
-from .errors import SpecError
+from .errors import BackendError, InfraError, SpecError
+from .factories import BlackboxWorkspaceFactory, Factory, LocalSandboxFactory, RemoteSandboxFactory, SandboxSetFactory
+from .logs import redact_logs
 from .markers import declared
 from .session import KEY, KlavisSession, Scope
 from .settings import Settings
-from .spec import INHERIT, Ask, Data, Inherit, Workspace
+from .spec import Ask
 
 if TYPE_CHECKING:
     from .api.client import KlavisClient
-    from .handles import LocalSandbox, RemoteSandbox, Sandbox, SandboxSet
+    from .handles import Sandbox, SandboxSet
 
 __tracebackhide__ = True  # users read their own frames
-
-
-class LocalSandboxFactory(Protocol):
-    """The type of the fixture `local_sandbox` and its wider forms."""
-
-    def __call__(
-        self,
-        servers: str | Sequence[str],
-        *,
-        workspace: Workspace | None = None,
-        data: Data | None = None,
-        git: bool = False,
-        benchmark: str | Inherit | None = INHERIT,
-        account: str | None = None,
-        ttl: float | str | None = None,
-        name: str | None = None,
-    ) -> LocalSandbox:
-        """Acquire a local sandbox with `servers`, or with one server, or with "ALL".
-
-        `workspace` is a directory, a `.tar.gz` or a mapping of path to text or bytes; a relative
-        path is looked for in the test's folder, then in each parent up to the rootdir. `git`
-        makes it a repository with one commit. `benchmark` names the flavour of the servers
-        (None: none, despite the flag), `account` pins a test account, `ttl` is in seconds or a
-        text such as "30m", `name` is what the evidence is called.
-
-        Raises SpecError, before anything is acquired, for what cannot be right, and InfraError
-        for trouble with the backend, which pytest reports as an ERROR.
-        """
-        ...
-
-    async def acquire(self, servers: str | Sequence[str], **arguments: Any) -> LocalSandbox:
-        """The same for async tests: does not block the event loop."""
-        ...
-
-
-class RemoteSandboxFactory(Protocol):
-    """The type of the fixture `klavis_sandbox` and its wider forms."""
-
-    def __call__(
-        self,
-        server: str,
-        *,
-        data: Data | None = None,
-        benchmark: str | Inherit | None = INHERIT,
-        account: str | None = None,
-        tags: Mapping[str, str] | None = None,
-        ttl: float | str | None = None,
-        name: str | None = None,
-    ) -> RemoteSandbox:
-        """Acquire a remote sandbox: one SaaS server over a test account.
-
-        `data` is a mapping or the path of a JSON file, shaped as the server's typed initialize
-        takes it; with a benchmark it adds to what the benchmark brings. `tags` are stored with
-        the sandbox where the API has them. The rest is as for `local_sandbox`.
-        """
-        ...
-
-    async def acquire(self, server: str, **arguments: Any) -> RemoteSandbox:
-        """The same for async tests: does not block the event loop."""
-        ...
-
-
-class SandboxSetFactory(Protocol):
-    """The type of the fixture `klavis_sandboxes`."""
-
-    def __call__(
-        self,
-        servers: str | Sequence[str],
-        *,
-        workspace: Workspace | None = None,
-        data: Mapping[str, Data] | None = None,
-        git: bool = False,
-        benchmark: str | Inherit | None = INHERIT,
-        account: str | None = None,
-        tags: Mapping[str, str] | None = None,
-        ttl: float | str | None = None,
-    ) -> SandboxSet:
-        """Acquire several servers at once, remote and local: all of them, or none.
-
-        Local servers share one sandbox with one workspace. `data` maps a server to its data.
-        """
-        ...
-
-    async def acquire(self, servers: str | Sequence[str], **arguments: Any) -> SandboxSet:
-        """The same for async tests: does not block the event loop."""
-        ...
-
-
-class _NotASandboxError(SpecError, AttributeError):
-    """A factory was used as if it were a sandbox. An AttributeError too, so that hasattr() works."""
-
-
-class _Factory:
-    """Calls `make`; says so when it is taken for a sandbox."""
-
-    def __init__(self, name: str, scope: Scope, make: Callable[..., Any]) -> None:
-        self._name = name
-        self._scope = scope
-        self._make = make
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        __tracebackhide__ = True
-        return self._make(*args, **kwargs)
-
-    async def acquire(self, *args: Any, **kwargs: Any) -> Any:
-        import anyio.to_thread  # noqa: PLC0415  only async tests need it
-
-        # Here, as timers can only be set in the main thread.
-        with self._scope.session.waiting():
-            return await anyio.to_thread.run_sync(partial(self._make, *args, **kwargs))
-
-    def __getattr__(self, attribute: str) -> NoReturn:
-        raise _NotASandboxError(
-            f"{self._name} is a factory, not a sandbox, and has no {attribute!r}: "
-            f"call it first: box = {self._name}(...)"
-        )
-
-    def __repr__(self) -> str:
-        return f"<factory {self._name}>"
 
 
 def _acquiring_one(scope: Scope, check: Callable[..., Ask]) -> Callable[..., Sandbox]:
     """The function that acquires one sandbox from the arguments of a factory."""
 
     def make(*args: Any, **kwargs: Any) -> Sandbox:
-        __tracebackhide__ = True
         return scope.lease([bind(check, args, kwargs)])[0].sandbox
 
     return make
@@ -161,14 +43,14 @@ def _local(request: pytest.FixtureRequest) -> Iterator[LocalSandboxFactory]:
     """Factory of local sandboxes: real MCP servers over a private workspace."""
     with _session(request).leases(request) as scope:
         make = _acquiring_one(scope, spec.local_sandbox)
-        yield cast("LocalSandboxFactory", _Factory(str(request.fixturename), scope, make))
+        yield cast("LocalSandboxFactory", Factory(str(request.fixturename), scope.session, make))
 
 
 def _remote(request: pytest.FixtureRequest) -> Iterator[RemoteSandboxFactory]:
     """Factory of remote sandboxes: one SaaS server over a test account."""
     with _session(request).leases(request) as scope:
         make = _acquiring_one(scope, spec.klavis_sandbox)
-        yield cast("RemoteSandboxFactory", _Factory(str(request.fixturename), scope, make))
+        yield cast("RemoteSandboxFactory", Factory(str(request.fixturename), scope.session, make))
 
 
 local_sandbox = pytest.fixture(_local, name="local_sandbox")
@@ -196,14 +78,13 @@ def klavis_sandboxes(request: pytest.FixtureRequest) -> Iterator[SandboxSetFacto
     with _session(request).leases(request) as scope:
 
         def make(*args: Any, **kwargs: Any) -> SandboxSet:
-            __tracebackhide__ = True
             names = bind(spec.klavis_sandboxes, args, kwargs)
             asks = spec.split_by_kind(names, kwargs, scope.benchmark())
             leases = scope.lease([ask for _, ask in asks])
             by_name = {name: lease.sandbox for (own, _), lease in zip(asks, leases, strict=True) for name in own}
             return _sandbox_set({name: by_name[name] for name in names})
 
-        yield cast("SandboxSetFactory", _Factory("klavis_sandboxes", scope, make))
+        yield cast("SandboxSetFactory", Factory("klavis_sandboxes", scope.session, make))
 
 
 @pytest.fixture
@@ -248,6 +129,28 @@ def klavis_client(request: pytest.FixtureRequest) -> Iterator[KlavisClient]:
 
 
 @pytest.fixture(scope="session")
+def blackbox_workspace(request: pytest.FixtureRequest) -> Iterator[BlackboxWorkspaceFactory]:
+    """Factory of directories with what a Blackbox run left in its workspace."""
+    from . import blackbox  # noqa: PLC0415  only for those who use it
+
+    session = _session(request)
+    settings = session.settings
+    redact_logs(request.config)
+    workspaces = blackbox.Workspaces(
+        settings.blackbox_url, settings.blackbox_key, session.run.id, patience=settings.acquire_timeout
+    )
+
+    def make(*args: Any, **kwargs: Any) -> Path:
+        wanted = bind(blackbox.blackbox_workspace, args, kwargs)
+        with _recorded(session), session.waiting():
+            return workspaces.fetch(wanted)
+
+    with closing(workspaces):
+        factory = Factory("blackbox_workspace", session, make, noun="directory", like="workspace")
+        yield cast("BlackboxWorkspaceFactory", factory)
+
+
+@pytest.fixture(scope="session")
 def klavis_settings(request: pytest.FixtureRequest) -> Settings:
     """The settings of this run, each with its source."""
     return _session(request).settings
@@ -257,6 +160,20 @@ def klavis_settings(request: pytest.FixtureRequest) -> Settings:
 def klavis_artifacts(request: pytest.FixtureRequest) -> Path:
     """A folder for the test's own evidence, kept by the same rule as workspaces."""
     return _session(request).files(request.node)
+
+
+@contextmanager
+def _recorded(session: KlavisSession) -> Iterator[None]:
+    """Trouble in here makes the running test an ERROR, whatever it does with it."""
+    try:
+        yield
+    except InfraError as error:
+        session.record(error)
+        raise
+    except OSError as error:
+        trouble = BackendError(f"blackbox_workspace: the download could not be stored: {error}")
+        session.record(trouble)
+        raise trouble from error
 
 
 def _only(declared_sandboxes: dict[str, Sandbox]) -> Sandbox:
@@ -273,6 +190,3 @@ def _sandbox_set(sandboxes: Mapping[str, Sandbox]) -> SandboxSet:
     from .handles import SandboxSet  # noqa: PLC0415  httpx loads with the first sandbox
 
     return SandboxSet(sandboxes)
-
-
-__all__ = ["LocalSandboxFactory", "RemoteSandboxFactory", "SandboxSetFactory"]

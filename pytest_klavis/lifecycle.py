@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import catalog, redaction
+from . import catalog, clock
+from .api import operations
 from .artifacts import begin_run, run_of
-from .errors import BackendError, InfraError, KlavisError, RequestRefusedError, SeedError, UnavailableError
+from .errors import (
+    AuthError,
+    BackendError,
+    InfraError,
+    KlavisError,
+    RequestRefusedError,
+    SeedError,
+    TransportError,
+    UnavailableError,
+)
 from .evidence import Saved, save
-from .handles import Context, LocalSandbox, RemoteSandbox, Server
+from .handles import Context, LocalSandbox, RemoteSandbox
+from .interrupts import PATIENCE, held
+from .kinds import KINDS, trouble_of
 
 if TYPE_CHECKING:
     from .api.client import KlavisClient
@@ -25,6 +37,10 @@ if TYPE_CHECKING:
     from .workspace.seed import Seed
 
 __tracebackhide__ = True  # users read their own frames
+
+
+_OPERATIONS = frozenset(one.name for one in vars(operations).values() if isinstance(one, operations.Operation))
+"""Calls that the API's key opens; a server of a sandbox may refuse on its own account."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +55,7 @@ class Order:
     """Seconds that the acquire with its seeding may take."""
     seed: Seed | None = None
     data: Mapping[str, Any] | None = None
+    """Of a remote sandbox, in its server's shape; of a local one, by the servers' canonical names."""
     evidence: Path | None = None
     """Where the workspace is saved when things go wrong; None when nothing is to be saved."""
     test: str = ""
@@ -73,6 +90,10 @@ class Desk:
         self.tally = tally
         self.other_calls = 0
         """API calls that other clients to this backend have made."""
+        self._leases: list[Lease] = []
+        """Those that are not handed over."""
+        self._locked_out: AuthError | None = None
+        """What the API said about the key; nothing more is acquired then."""
         tally.isolation = endpoint.isolation
 
     @property
@@ -83,30 +104,21 @@ class Desk:
     def acquire(self, order: Order) -> Lease:
         """Acquire and seed one sandbox.
 
-        Raises UnavailableError when the backend lacks a server, another InfraError when the
-        API or the seeding fails; what had been acquired by then is saved, if it can be, and released.
+        Raises UnavailableError when the backend lacks a server, AuthError without a request once the API has
+        refused the key, another InfraError when the API or the seeding fails; what had been acquired by then is
+        saved, if it can be, and released.
         """
-        began = time.monotonic()
-        folder = Path(tempfile.mkdtemp(prefix="lease-", dir=self.scratch))
+        if self._locked_out is not None:
+            raise copy.copy(self._locked_out)
+        began = clock.monotonic()
         try:
-            archive = None
-            if order.seed is not None:
-                archive = folder / "seed.tar.gz"
-                order.seed.pack_to(archive)
-            lease = self._acquire(order, Context(self.api, folder, order.report, order.find, archive))
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        self.tally.acquired += 1
-        try:
-            self._check(lease)
-            self._fill(lease, began + order.patience)
-        except BaseException as error:
-            self._give_up(lease, error)
+            return self._usable(order, began + order.patience)
+        except InfraError as error:
+            self._notice(error, order)
             raise
         finally:
-            self.tally.seconds_waited += time.monotonic() - began
-        return lease
+            self.tally.seconds_waited += clock.monotonic() - began
+            self.tally.refused = sorted(self.api.refused_fields)
 
     def save(
         self, lease: Lease, directory: Path, *, about: Mapping[str, Any], extract: bool = False, patience: float = 120.0
@@ -122,7 +134,7 @@ class Desk:
             "servers": list(lease.order.spec.servers),
             "benchmark": lease.order.spec.benchmark,
             "backend": self.endpoint.name,
-            "seconds_held": round(time.monotonic() - lease.began, 3),
+            "seconds_held": round(clock.monotonic() - lease.began, 3),
             **about,
         }
         begin_run(run_of(directory))
@@ -147,7 +159,8 @@ class Desk:
                 self._release(lease, patience)
             # Only now: a release that Ctrl-C cut short is tried again by the drain.
             lease.handed_over = True
-            self.tally.seconds_held += time.monotonic() - lease.began
+            self._leases.remove(lease)
+            self.tally.seconds_held += clock.monotonic() - lease.began
         finally:
             shutil.rmtree(lease.context.scratch, ignore_errors=True)
 
@@ -155,67 +168,65 @@ class Desk:
         """Let go of the backend; the embedded server ends with its last user."""
         if self.pid != os.getpid():
             return
+        for lease in [one for one in self._leases if not one.over]:  # an interrupt came before anyone knew of it
+            self.hand_over(lease, patience=PATIENCE)
         self.api.close()
         shutil.rmtree(self.scratch, ignore_errors=True)
         if self.owner is not None:
             self.owner.close()
 
+    # -- acquiring -----------------------------------------------------------------------------
+
+    def _usable(self, order: Order, until: float) -> Lease:
+        """A lease of a sandbox that works. The cloud is asked a second time when the first one is broken."""
+        try:
+            return self._filled(order, until)
+        except _BrokenSandboxError as error:
+            if self.endpoint.name == "embedded":
+                raise
+            first = str(error)
+        try:
+            return self._filled(order, until)
+        except _BrokenSandboxError as error:
+            raise BackendError(
+                f"two sandboxes in a row could not be used, and were given back:\n{first}\n{error}"
+            ) from None
+
+    def _filled(self, order: Order, until: float) -> Lease:
+        folder = Path(tempfile.mkdtemp(prefix="lease-", dir=self.scratch))
+        try:
+            archive = None
+            if order.seed is not None:
+                archive = folder / "seed.tar.gz"
+                order.seed.pack_to(archive)
+            with held():
+                lease = self._acquire(order, Context(self.api, folder, self._reporter(order), order.find, archive))
+            self._check(lease)
+            self._fill(lease, until)
+        except BaseException as error:
+            for one in [one for one in self._leases if one.context.scratch == folder]:
+                self._give_up(one, error)
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return lease
+
     def _acquire(self, order: Order, context: Context) -> Lease:
         spec = order.spec
         try:
-            sandbox = self._local(order, context) if spec.kind == "local" else self._remote(order, context)
+            sandbox = KINDS[spec.kind].acquire(self.api, order, context)
         except RequestRefusedError as error:
             if self.endpoint.name == "embedded" and _exists_elsewhere(spec):
                 raise UnavailableError(f"the embedded backend has no {spec}:\n{error}") from None
             raise
-        return Lease(order, sandbox, context, os.getpid(), time.monotonic())
-
-    def _local(self, order: Order, context: Context) -> LocalSandbox:
-        spec = order.spec
-        names = "ALL" if spec.servers == ("ALL",) else list(spec.servers)
-        answer = self.api.acquire_local_sandbox(
-            names,
-            benchmark=spec.benchmark,
-            test_account_email=spec.account,
-            ttl_seconds=order.ttl,
-            deadline=order.patience,
-        )
-        self._note(answer.local_sandbox_id, order)
-        servers, auth_data, metadata = {}, {}, {}
-        details: dict[str, Any] = {"status": answer.status, "missing": {}}
-        for item in answer.servers:
-            name = str(item.server_name)
-            extra = item.metadata or {}
-            metadata[name] = extra
-            auth_data[name] = item.auth_data or {}
-            details["root"] = extra.get("root", details.get("root"))
-            self.tally.isolation = extra.get("isolation", self.tally.isolation)
-            if item.mcp_server_url and item.status != "error":
-                redaction.register_url(item.mcp_server_url)
-                servers[order.given.get(name, name)] = Server(order.given.get(name, name), item.mcp_server_url)
-            else:
-                details["missing"][name] = extra.get("reason") or item.status
-        details |= {"auth_data": auth_data, "metadata": metadata}
-        return LocalSandbox(context, spec, answer.local_sandbox_id, servers, details)
-
-    def _remote(self, order: Order, context: Context) -> RemoteSandbox:
-        spec = order.spec
-        name = spec.servers[0]
-        answer = self.api.acquire_sandbox(
-            name,
-            benchmark=spec.benchmark,
-            test_account_email=spec.account,
-            tags=dict(spec.tags) or None,
-            ttl_seconds=order.ttl,
-            deadline=order.patience,
-        )
-        self._note(answer.sandbox_id, order)
-        servers = {}
-        for key, url in (answer.server_urls or {}).items():
-            redaction.register_url(url)
-            shown = order.given.get(name, name) if key == name or len(answer.server_urls or {}) == 1 else key
-            servers[shown] = Server(shown, url)
-        return RemoteSandbox(context, spec, answer.sandbox_id, servers, {"status": answer.status})
+        except (TransportError, KeyboardInterrupt) as error:
+            if self.owner is None and getattr(error, "sent", True) is not False:
+                self.tally.unknown.append(f"a {spec} for {order.test}")
+            raise
+        lease = Lease(order, sandbox, context, os.getpid(), clock.monotonic())
+        self._leases.append(lease)
+        self.tally.acquired += 1
+        self._note(sandbox.id, order)
+        return lease
 
     def _note(self, sandbox_id: str, order: Order) -> None:
         if self.owner is not None:
@@ -225,50 +236,66 @@ class Desk:
             self.owner.note(will)
 
     def _check(self, lease: Lease) -> None:
-        details = lease.sandbox._details  # noqa: SLF001  written a few lines above
-        if details.get("status") == "error":
-            raise BackendError(f"{lease.sandbox!r} was acquired in the state 'error'")
-        missing = details.get("missing") or {}
-        if missing and lease.order.spec.servers != ("ALL",):
-            told = "; ".join(f"{name}: {why}" for name, why in missing.items())
-            raise BackendError(f"{lease.sandbox!r} came without some of its servers: {told}")
-        if not lease.sandbox.servers:
-            raise BackendError(f"{lease.sandbox!r} was acquired, but the answer holds no server URL")
+        trouble = trouble_of(lease)
+        if trouble and self.endpoint.name == "cloud" and lease.sandbox._details.get("status") != "error":  # noqa: SLF001
+            KINDS[lease.order.spec.kind].ask_again(self.api, lease)
+            trouble = trouble_of(lease)
+        if trouble:
+            raise _BrokenSandboxError(trouble)
+        level = lease.sandbox._details.get("isolation")  # noqa: SLF001
+        self.tally.isolation = level or self.tally.isolation
 
     def _fill(self, lease: Lease, until: float) -> None:
-        sandbox, order = lease.sandbox, lease.order
-        patience = max(until - time.monotonic(), 1.0)
         try:
-            if isinstance(sandbox, LocalSandbox) and lease.context.seed is not None:
-                sandbox._upload(lease.context.seed, patience)  # noqa: SLF001
-            if isinstance(sandbox, RemoteSandbox) and order.data is not None:
-                self.api.initialize_sandbox(order.spec.servers[0], sandbox.id, order.data, deadline=patience)
+            KINDS[lease.order.spec.kind].fill(self.api, lease, until)
         except KlavisError as error:
-            what = order.seed.source if order.seed else "data"
-            raise SeedError(f"{sandbox!r} was acquired, but {what} could not be put into it: {error}") from error
+            seed = lease.order.seed.source if lease.order.seed else ""
+            what = " and ".join(filter(None, (seed, "data" if lease.order.data else "")))
+            raise SeedError(f"{lease.sandbox!r} was acquired, but {what} could not be put into it: {error}") from error
 
     def _give_up(self, lease: Lease, error: BaseException) -> None:
-        """The way out of a failed seeding: keep what there is, release, and let the error go on."""
+        """The way out of a failed acquire: keep what there is, release, and let the error go on."""
+        wanted = isinstance(error, Exception) and not isinstance(error, _BrokenSandboxError)
         try:
-            if lease.order.evidence is not None and isinstance(error, Exception):
+            if lease.order.evidence is not None and wanted:
                 error.add_note(self.save(lease, lease.order.evidence, about={"error": str(error)}).text)
         except Exception as trouble:  # noqa: BLE001  the first error is the one to tell
             error.add_note(f"the workspace could not be saved either: {trouble}")
         finally:
-            self.hand_over(lease, why="seeding it failed")
+            patience = None if isinstance(error, Exception) else PATIENCE
+            self.hand_over(lease, why="it could not be made ready", patience=patience)
+
+    # -- what the API says -----------------------------------------------------------------------
+
+    def _reporter(self, order: Order) -> Callable[[InfraError], None]:
+        def report(error: InfraError) -> None:
+            self._notice(error, order)
+            order.report(error)
+
+        return report
+
+    def _notice(self, error: BaseException | None, order: Order) -> None:
+        """Remember that the API has refused the key: every further acquire would only wait for the same answer."""
+        while error is not None and self._locked_out is None:
+            if isinstance(error, AuthError) and error.operation in _OPERATIONS:
+                self._locked_out = copy.copy(error)
+                who = order.test or "an acquire"
+                self._locked_out.add_note(f"{who} was told so first; since then nothing more is asked for.")
+            error = error.__cause__
 
     def _release(self, lease: Lease, patience: float | None) -> None:
-        sandbox = lease.sandbox
         try:
-            if lease.order.spec.kind == "local":
-                self.api.release_local_sandbox(sandbox.id, deadline=patience)
-            else:
-                self.api.release_sandbox(lease.order.spec.servers[0], sandbox.id, deadline=patience)
-        except (InfraError, OSError):
+            KINDS[lease.order.spec.kind].release(self.api, lease, patience)
+        except (InfraError, OSError) as error:
+            self._notice(error, lease.order)
             # An embedded server releases what a dead owner held; on the cloud the TTL does.
-            self.tally.leaked.append(sandbox.id)
+            self.tally.leaked.append(f"{lease.sandbox.id} ({str(error).splitlines()[0]})")
             return
         self.tally.released += 1
+
+
+class _BrokenSandboxError(BackendError):
+    """A sandbox was acquired that cannot be used: another one may be better."""
 
 
 def _exists_elsewhere(spec: Spec) -> bool:

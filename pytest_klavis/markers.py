@@ -17,7 +17,7 @@ from .spec import Ask
 SCOPES = ("", "class_", "module_", "package_", "session_")
 FIXTURES = frozenset(
     {f"{scope}{kind}_sandbox" for scope in SCOPES for kind in ("local", "klavis")}
-    | {"klavis_local_sandbox", "klavis_sandboxes", "klavis_client", "_klavis_declared"}
+    | {"klavis_local_sandbox", "klavis_sandboxes", "klavis_client", "blackbox_workspace", "_klavis_declared"}
 )
 """A test with one of these can hold a sandbox: it gets the mark `klavis`."""
 CHECKED = pytest.StashKey[bool]()

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from . import artifacts, hookspecs, markers, timeouts
+from . import artifacts, hookspecs, logs, markers, redaction, timeouts
 from . import settings as settings_room
 from .fixtures import (  # noqa: F401  pytest finds fixtures in the plugin's module
     _klavis_declared,
+    blackbox_workspace,
     class_klavis_sandbox,
     class_local_sandbox,
     klavis_artifacts,
@@ -33,11 +34,12 @@ from .fixtures import (  # noqa: F401  pytest finds fixtures in the plugin's mod
     session_local_sandbox,
 )
 from .reporting import outcomes, terminal
-from .reporting.scrub import scrub, scrub_warning
+from .reporting.scrub import refuse_names, scrub, scrub_error, scrub_internal, scrub_junit, scrub_warning
 from .session import KEY, KlavisSession
 from .state import Run
 
 if TYPE_CHECKING:
+    from _pytest._code.code import ExceptionRepr
     from xdist.workermanage import WorkerController
 
 __tracebackhide__ = True  # users read their own frames
@@ -51,9 +53,25 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
     pluginmanager.add_hookspecs(hookspecs)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_load_initial_conftests() -> Generator[None, Any, Any]:
+    redaction.register_environment()
+    try:
+        return (yield)
+    except BaseException as error:
+        scrub_error(error)
+        raise
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    redaction.register_environment()
     markers.register(config)
     config.stash[KEY] = KlavisSession(config, settings_room.load(config), Run.of(config))
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if redaction.known():
+        logs.redact_logs(session.config)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -69,6 +87,14 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if artifacts.is_ours(collection_path, config.stash[KEY].settings.artifacts_dir) else None
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    refuse_names(report)
+    scrub(report)
+    return report
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_pycollect_makeitem(collector: pytest.Collector) -> Generator[None, Any, Any]:
     found = yield
@@ -80,6 +106,14 @@ def pytest_pycollect_makeitem(collector: pytest.Collector) -> Generator[None, An
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     markers.mark_klavis(items)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
+    try:
+        return (yield)
+    finally:
+        scrub_junit(session.config)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -121,6 +155,16 @@ def pytest_collectreport(report: pytest.CollectReport) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_warning_recorded(warning_message: warnings.WarningMessage) -> None:
     scrub_warning(warning_message)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_internalerror(excrepr: ExceptionRepr) -> None:
+    scrub_internal(excrepr)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_keyboard_interrupt(excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+    scrub_error(excinfo.value)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -1,27 +1,32 @@
 """The registry of secrets: what must not be printed, and what is printed instead. Standard library only.
 
 Keys, signed URLs, instance URLs, `auth_data` and `metadata` are registered as they arrive; `redact` replaces them
-in any text, also in the forms that JSON, repr, HTML and URLs give them. Host and server stay readable.
+in any text, however JSON, repr, bytes, URLs, HTML and colours spell them, in base64, and in pieces of eight
+characters. Host and server stay readable; so do numbers and ordinary words that no secret's name stands over.
 """
 
 from __future__ import annotations
 
-import html
 import json
-import re
+import os
 import threading
-from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
+from collections.abc import Collection, Iterator, Mapping
+from itertools import islice
+from typing import Any
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+from . import secret_forms
+from .secret_forms import SHORTEST
+from .unescaped import Reading, unescaped
 
-# Replacing a shorter string than this everywhere would garble more than it hides.
-SHORTEST = 6
 # Query values shorter than this are parameters (`us`, `application/gzip`), not signatures or identifiers.
 _SHORTEST_IN_QUERY = 20
-_SHORTEST_LINE = 16
+_SHORTEST_PIECE = 8
+_MOST_WORDS = 1000
+"""Pieces are looked for of this many words: long runs register thousands of URLs whose sandboxes are gone."""
+_AT_ONCE = 1 << 16
 _HIDDEN = "<redacted>"
+_KEYS = ("KLAVIS_API_KEY", "BLACKBOX_API_KEY")
 
 _SECRET_KEYS = frozenset(
     (
@@ -33,35 +38,35 @@ _SECRET_KEYS = frozenset(
 _PUBLIC_METADATA = frozenset(("root", "isolation", "backend", "reason", "server_name", "benchmark"))
 _IDS = ("sandbox_id", "local_sandbox_id", "id")
 
-# The lookahead wants a digit, so that "bearer token" in a sentence stays.
-_BEARER = re.compile(r"\b(bearer)\s+(?=[\w.~+/=-]*\d)[\w.~+/=-]{6,}", re.IGNORECASE)
-_SIGNED = re.compile(
-    r"""(https?://[^\s'"<>?]+)\?[^\s'"<>]*?"""
-    r"""\b(?:x-goog-signature|x-amz-signature|signature|sig|token|instance_id|local_sandbox_id)=[^\s'"<>]*""",
-    re.IGNORECASE,
-)
-
-
-_ELIDED = re.compile(r"""([^\s'"<>]*)\.\.\.([^\s'"<>]*)""")
-
 
 class Registry:
-    """Secrets and what is shown for them. Safe to use from several threads."""
+    """Secrets and what is shown for them. Safe to use from several threads.
+
+    A text is cut into all its runs of six characters once; only what ends in one of them is looked for.
+    So the cost grows with the text, and not with the number of secrets.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._shown: dict[str, str] = {}
-        self._longest_first: tuple[tuple[str, str], ...] | None = ()
+        self._by_end: dict[str, list[str]] = {}
+        self._by_start: dict[str, list[str]] = {}
+        """By the first four characters: what a text shows of a secret that was shortened to its ends."""
+        self._words: dict[str, str] = {}
+        self._word_of: dict[str, str] = {}
+        """Each run of six characters of a word -> the word."""
+
+    def __bool__(self) -> bool:
+        return bool(self._shown)
 
     def register(self, secret: str, shown_as: str) -> None:
         """Show `shown_as` wherever `secret` would stand. Secrets shorter than six characters are ignored."""
-        forms = {form: shown_as for form in _forms(secret) if len(form) >= SHORTEST}
         with self._lock:
-            if forms.items() <= self._shown.items():
-                return
-            for form, shown in forms.items():
-                self._shown.setdefault(form, shown)
-            self._longest_first = None
+            self._add(secret, shown_as)
+            for form in (*secret_forms.lines(secret), *secret_forms.encoded(secret)):
+                self._add(form, shown_as)
+            for word in secret_forms.words(secret):
+                self._add_word(word, shown_as)
 
     def register_url(self, url: str, *, public: Collection[str] = ()) -> None:
         """Show a URL as `<host/server url>`; its password and its long query values go too, but those in `public`."""
@@ -73,44 +78,47 @@ class Registry:
             return
         if not (parts.path.strip("/") or parts.query or parts.password):
             return
-        self.register(url, f"<{label} url>")
+        with self._lock:
+            self._add(url, f"<{label} url>")
+            if parts.query:
+                self._add(f"{parts.path}?{parts.query}", f"<{label} url>")
         if parts.password:
             self.register(unquote(parts.password), f"<password of {label}>")
-        if not parts.query:
-            return
-        self.register(f"{parts.path}?{parts.query}", f"<{label} url>")
         for name, value in parse_qsl(parts.query):
-            # The id of a local sandbox is what reports name it by.
-            if name != "local_sandbox_id" and value not in public and len(value) >= _SHORTEST_IN_QUERY:
+            if name == "local_sandbox_id":  # the id of a local sandbox is what reports name it by
+                with self._lock:
+                    self._add(f"{name}={value}", f"{name}={_HIDDEN}")
+            elif value not in public and len(value) >= _SHORTEST_IN_QUERY:
                 self.register(value, f"<{name} of {label}>")
 
     def register_answer(self, answer: Any) -> None:
-        """Register what is secret in a JSON answer of the API: its URLs and all under `auth_data` and `metadata`."""
+        """Register what is secret in a JSON answer of the API: its URLs and all under `auth_data` and `metadata`.
+
+        Numbers and ordinary words are left alone unless their name says that they are a secret.
+        """
         ids = frozenset(_ids(answer))
         for path, value in _secret_leaves(answer):
             if "://" in value:
                 self.register_url(value, public=ids)
-            elif value not in ids:
+            elif value not in ids and not secret_forms.is_ordinary(path, value):
                 self.register(value, f"<{path}>")
 
     def redact(self, text: str) -> str:
-        """`text` without any registered secret, Bearer token or signed query."""
-        for secret, shown in self._secrets():
-            if secret in text:
-                text = text.replace(secret, shown)
-        if "..." in text:
-            text = _ELIDED.sub(self._whole, text)
-        text = _BEARER.sub(rf"\1 {_HIDDEN}", text)
-        return _SIGNED.sub(r"\1?<signed query>", text)
+        """`text` without any registered secret, Bearer token, credential header or signed query."""
+        if len(text) < SHORTEST:
+            return text
+        if self._shown:
+            reading = Reading(text, undo=True)
+            text = self._hide(reading, pieces=True)
+            if (
+                reading.escaped
+            ):  # what stands before or after a secret can make an escape of its first or last character
+                text = self._hide(Reading(text, undo=False), pieces=False)
+        return secret_forms.hide_unregistered(text)
 
-    def _whole(self, elided: re.Match[str]) -> str:
-        """What is shown for a secret that somebody shortened to its ends, as pytest does in assertions."""
-        head, tail = elided.groups()
-        if len(head) + len(tail) >= SHORTEST:
-            for secret, shown in self._secrets():
-                if secret.startswith(head) and secret.endswith(tail):
-                    return shown
-        return elided[0]
+    def holds(self, text: str) -> bool:
+        """Whether a registered secret stands in `text` as a whole."""
+        return bool(self._shown) and any(self._whole(plain)[1] for plain in (text, unescaped(text)))
 
     def redact_mapping(self, value: Any) -> Any:
         """A copy of a JSON-like value, redacted in every string; what stands under a secret's key is hidden whole."""
@@ -127,27 +135,76 @@ class Registry:
             return [self.redact_mapping(inner) for inner in value]
         return value
 
-    def _secrets(self) -> tuple[tuple[str, str], ...]:
+    # -- keeping -------------------------------------------------------------------------------
+
+    def _add(self, secret: str, shown_as: str) -> None:
+        for form in (secret, unescaped(secret)):
+            if len(form) >= SHORTEST and form not in self._shown:
+                self._shown[form] = shown_as
+                self._by_end.setdefault(form[-SHORTEST:], []).append(form)
+                self._by_start.setdefault(form[:4], []).append(form)
+
+    def _add_word(self, word: str, shown_as: str) -> None:
+        if word in self._words:
+            return
+        if len(self._words) >= _MOST_WORDS:  # the first half stays: keys are registered first
+            oldest = next(islice(self._words, _MOST_WORDS // 2, None))
+            del self._words[oldest]
+            for run in secret_forms.runs(oldest):
+                if self._word_of.get(run) == oldest:
+                    del self._word_of[run]
+        self._words[word] = shown_as
+        for run in secret_forms.runs(word):
+            self._word_of.setdefault(run, word)
+
+    # -- hiding --------------------------------------------------------------------------------
+
+    def _hide(self, reading: Reading, *, pieces: bool) -> str:
+        left, spans, runs = self._whole(reading.plain)
+        if pieces:
+            spans += self._shortened(left)
+            spans += self._pieces(left, runs)
+        return reading.replaced(spans) if spans else reading.text
+
+    def _whole(self, text: str) -> tuple[str, list[tuple[int, int, str]], set[str]]:
+        """Whole secrets: the text with them blanked, where they stood, and the runs of words that it holds."""
         with self._lock:
-            if self._longest_first is None:
-                # A short secret inside a long one must not break the long one up.
-                self._longest_first = tuple(sorted(self._shown.items(), key=lambda item: -len(item[0])))
-            return self._longest_first
+            ends: set[str] = set()
+            runs: set[str] = set()
+            for start in range(0, len(text), _AT_ONCE):
+                part = text[start : start + _AT_ONCE + SHORTEST - 1]
+                cut = secret_forms.runs(part)
+                ends |= self._by_end.keys() & cut
+                runs |= self._word_of.keys() & cut
+            # A short secret inside a long one must not break the long one up.
+            found = sorted((form for end in ends for form in self._by_end[end] if form in text), key=len, reverse=True)
+            shown = {form: self._shown[form] for form in found}
+        spans = []
+        for form in found:
+            here = secret_forms.places(form, text)
+            spans += [(first, last, shown[form]) for first, last in here]
+            text = secret_forms.blanked(text, here)
+        return text, spans, runs
 
+    def _shortened(self, text: str) -> Iterator[tuple[int, int, str]]:
+        """Yield what is shown for a secret that somebody shortened to its ends, as pytest does in assertions."""
+        for first, last, head, tail in secret_forms.elisions(text):
+            for form in self._by_start.get(head[:4], ()):
+                if form.startswith(head) and form.endswith(tail):
+                    yield first, last, self._shown[form]
+                    break
 
-def _forms(secret: str) -> Iterator[str]:
-    """Yield the spellings in which a secret turns up in reports."""
-    yield secret
-    yield json.dumps(secret)[1:-1]
-    yield repr(secret)[1:-1]
-    yield html.escape(secret)
-    yield html.escape(secret, quote=False)
-    yield quote(secret)
-    yield quote(secret, safe="")
-    if "\n" in secret:  # reports indent and wrap a private key line by line
-        for line in secret.splitlines():
-            if len(line.strip()) >= _SHORTEST_LINE and not line.startswith("-----"):
-                yield line.strip()
+    def _pieces(self, text: str, runs: set[str]) -> Iterator[tuple[int, int, str]]:
+        """Yield the pieces of words, eight characters or more, that a diff, a cut or a wrapped line left over."""
+        done = 0
+        for at in range(len(text) - SHORTEST + 1) if runs else ():
+            if at < done or text[at : at + SHORTEST] not in runs:
+                continue
+            word = self._word_of[text[at : at + SHORTEST]]
+            first, last = secret_forms.common(text, at, word)
+            if last - first >= _SHORTEST_PIECE and secret_forms.is_random(text[first:last]):
+                done = last
+                yield first, last, self._words[word]
 
 
 def _label(parts: SplitResult) -> str:
@@ -187,14 +244,21 @@ def _secret_leaves(answer: Any) -> Iterator[tuple[str, str]]:
 
 
 def _leaves(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    if isinstance(value, str):
-        yield path, value
-    elif isinstance(value, dict):
+    if isinstance(value, dict):
         for key, inner in value.items():
             yield from _leaves(inner, f"{path}.{key}")
     elif isinstance(value, list):
         for inner in value:
             yield from _leaves(inner, path)
+    elif isinstance(value, str):
+        yield path, value
+        if value.lstrip().startswith("{"):  # a credentials file, as text
+            try:
+                yield from _leaves(json.loads(value), path)
+            except ValueError:
+                return
+    elif isinstance(value, int) and not isinstance(value, bool):
+        yield path, str(value)
 
 
 # One registry per process: a secret that any client has seen is hidden in all that this process prints.
@@ -216,9 +280,25 @@ def register_answer(answer: Any) -> None:
     _REGISTRY.register_answer(answer)
 
 
+def register_environment(environ: Mapping[str, str] = os.environ) -> None:
+    """Register the keys that the environment holds."""
+    for name in _KEYS:
+        _REGISTRY.register(environ.get(name, "").strip(), f"<{name}>")
+
+
+def known() -> bool:
+    """Whether there is any secret to hide."""
+    return bool(_REGISTRY)
+
+
 def redact(text: str) -> str:
-    """`text` without any registered secret, Bearer token or signed query."""
+    """`text` without any registered secret, Bearer token, credential header or signed query."""
     return _REGISTRY.redact(text)
+
+
+def holds(text: str) -> bool:
+    """Whether a registered secret stands in `text` as a whole."""
+    return _REGISTRY.holds(text)
 
 
 def redact_mapping(value: Mapping[str, Any] | Any) -> Any:

@@ -11,10 +11,10 @@ import re
 import secrets
 import stat
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from pytest_klavis import clock
 from pytest_klavis.errors import BackendError
 from pytest_klavis.workspace import trees
 
@@ -193,7 +193,7 @@ def _sweep(path: Path) -> None:
         remove_tree(path)
         return
     run = RunDir(path)
-    if not run.server_lock.exists() and time.time() - path.stat().st_mtime < _YOUNG:
+    if not run.server_lock.exists() and clock.now() - path.stat().st_mtime < _YOUNG:
         return
     try:
         with filelock.FileLock(run.start_lock, timeout=0):

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from . import artifacts, redaction, spec
-from .arguments import Template, bind, load_data
+from . import artifacts, clock, orders
 from .errors import BackendError, InfraError, SpecError, UnavailableError
+from .interrupts import Termination
 from .logs import redact_logs
-from .settings import WIDE_TTL, Settings
+from .settings import Settings
 from .spec import Ask
 from .state import STATE, ItemState, Run, Use
 from .tally import Tally
@@ -31,13 +27,10 @@ if TYPE_CHECKING:
 
 __tracebackhide__ = True  # users read their own frames
 
-_PROCESS = os.getpid()
 OWN_FILES = "files"
 """The folder of an attempt that holds the test's own evidence."""
 DRAIN_AT_END = 300.0
 """Seconds for handing over at an orderly end of the run."""
-DRAIN_SECONDS = 4.0
-"""What a worker may spend on cleaning up after an interrupt; xdist interrupts it again after five."""
 
 
 class Scope:
@@ -51,28 +44,27 @@ class Scope:
 
     def lease(self, asks: Sequence[Ask]) -> list[Lease]:
         """One lease per ask, or none: everything is checked before the first one is acquired."""
-        __tracebackhide__ = True
         item = self.session.item
         if item is None or self._ended:
             raise SpecError(f"{self._request.fixturename} cannot give a sandbox any more: its test is over")
         orders = [self.session.order(ask, self._request, item) for ask in asks]
         made: list[Use] = []
-        try:
-            for ask, order in zip(asks, orders, strict=True):
-                made.append(self.session.acquire(order, item, self._request, ask.key))
-        except BaseException:
-            for use in made:
-                self.session.discard(use)
-            raise
-        self._uses += made
-        if self._ended:  # the fixture ended while a thread was waiting in here
-            self.end()
-            raise SpecError(f"{self._request.fixturename} ended while it waited for a sandbox")
+        with self.session.acquiring(item):
+            try:
+                for ask, order in zip(asks, orders, strict=True):
+                    made.append(self.session.acquire(order, item, self._request, ask.key))
+                if self._ended:  # while a thread was waiting in here
+                    raise SpecError(f"{self._request.fixturename} ended while it waited for a sandbox")  # noqa: TRY301
+            except BaseException:
+                for use in made:
+                    self.session.discard(use)
+                raise
+            self._uses += made
         return [use.lease for use in made]
 
     def benchmark(self) -> str | None:
         """The benchmark for asks that name none."""
-        return self.session.benchmark_of(self._request)
+        return orders.benchmark_of(self.session, self._request)
 
     def end(self) -> None:
         """The scope is over: its leases are handed over as soon as the verdict is known."""
@@ -88,8 +80,6 @@ class KlavisSession:
         self.config = config
         self.settings = settings
         self.run = run
-        if settings.api_key:
-            redaction.register(settings.api_key, "<klavis api key>")
         self.tally = Tally()
         self.item: pytest.Item | None = None
         self.uses: list[Use] = []
@@ -99,7 +89,9 @@ class KlavisSession:
         """When the clean-up after an interrupt has to be over, by the monotonic clock."""
         self.desk: Desk | None = None
         """Made when the first sandbox is asked for."""
-        self._signals: dict[int, Any] = {}
+        self._termination = Termination()
+        self._acquiring: list[str] = []
+        self._settled = threading.Condition()
 
     # -- the backend ---------------------------------------------------------------------------
 
@@ -111,7 +103,7 @@ class KlavisSession:
 
                 self.desk = open_desk(self.settings, self.run.id, self.tally)
                 redact_logs(self.config)
-        self._turn_signals_into_interrupts()
+        self._termination.become_interrupts()
         return self.desk
 
     def finish(self) -> None:
@@ -131,18 +123,7 @@ class KlavisSession:
         """Let go of the backend and of the signals."""
         if self.desk is not None:
             self.desk.close()
-            self.desk = None
-        while self._signals:
-            number, handler = self._signals.popitem()
-            signal.signal(number, handler)
-
-    def _turn_signals_into_interrupts(self) -> None:
-        """SIGTERM and SIGHUP end in the ordinary teardown, as Ctrl-C does, unless somebody handles them."""
-        if self._signals or threading.current_thread() is not threading.main_thread():
-            return
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is signal.SIG_DFL:
-                self._signals[number] = signal.signal(number, _interrupt)
+        self._termination.restore()
 
     # -- items ---------------------------------------------------------------------------------
 
@@ -194,9 +175,10 @@ class KlavisSession:
         own = use.lease.order.evidence
         if own is not None and own in item.stash[STATE].folders:
             return own
-        return self._new_folder(item, use.key)
+        return self.new_folder(item, use.key)
 
-    def _new_folder(self, item: pytest.Item, key: str) -> Path:
+    def new_folder(self, item: pytest.Item, key: str) -> Path:
+        """A folder for the evidence of a sandbox of `item` that is not taken yet. Nothing is made."""
         taken = item.stash[STATE].folders
         with self.lock:
             attempt = self.attempt_folder(item)
@@ -225,9 +207,27 @@ class KlavisSession:
             with suppress(OSError):
                 folder.rmdir()
 
+    @contextmanager
+    def acquiring(self, item: pytest.Item) -> Iterator[None]:
+        """A sandbox for `item` is on its way, perhaps in a thread that an interrupt does not reach."""
+        with self._settled:
+            self._acquiring.append(item.nodeid)
+        try:
+            yield
+        finally:
+            with self._settled:
+                self._acquiring.remove(item.nodeid)
+                self._settled.notify_all()
+
+    def settle(self) -> None:
+        """Wait for sandboxes on their way, as long as there is time for the clean-up."""
+        with self._settled:
+            if not self._settled.wait_for(lambda: not self._acquiring, max(self.time_left(), 0.0)):
+                self.tally.unknown += [f"a sandbox for {test}" for test in self._acquiring]
+
     def time_left(self) -> float:
         """Seconds that are left for the clean-up at the end."""
-        return (self.patience or 0.0) - time.monotonic()
+        return (self.patience or 0.0) - clock.monotonic()
 
     @property
     def run_folder(self) -> Path:
@@ -274,65 +274,17 @@ class KlavisSession:
         pytest.skip(f"{reason}\n(--klavis-require=on makes this an error)")
 
     def discard(self, use: Use) -> None:
-        """Hand a lease over at once: it was part of a set that could not be completed."""
+        """Hand a lease over at once: it was part of a set that could not be completed, or came too late."""
+        use.lease.over = True  # should an interrupt come meanwhile
+        self.open_desk().hand_over(use.lease, why="nobody could use it any more")
         with self.lock:
-            self.uses.remove(use)
-        self.open_desk().hand_over(use.lease, why="another sandbox of its set could not be acquired")
+            if use in self.uses:
+                self.uses.remove(use)
 
     def order(self, ask: Ask, request: pytest.FixtureRequest, item: pytest.Item) -> Order:
         """Resolve an ask completely; SpecError for what can be known wrong before anything is acquired."""
         with paused(item):
-            return self._order(ask, request, item)
-
-    def _order(self, ask: Ask, request: pytest.FixtureRequest, item: pytest.Item) -> Order:
-        from .lifecycle import Order  # noqa: PLC0415
-        from .workspace.seed import find, resolve_seed  # noqa: PLC0415
-
-        start, root = item.path.parent, self.config.rootpath
-        template = Template(getattr(getattr(item, "callspec", None), "params", {}))
-
-        def look_up(path: str | Path) -> Path:
-            return find(path, start=start, root=root)
-
-        wanted, given = ask.resolve(self.benchmark_of(request))
-        workspace = template.fill(ask.workspace)
-        data = load_data(template.fill(ask.data), look_up)
-        if data is not None and wanted.kind == "local":
-            raise SpecError(f"a {wanted} takes no data=; put files into its workspace with workspace=")
-        return Order(
-            spec=wanted,
-            given=given,
-            ttl=ask.ttl or self._default_ttl(wide=request.scope != "function"),
-            seed=None if workspace is None else resolve_seed(workspace, start=start, root=root, git=ask.git),
-            data=data,
-            evidence=None if self.settings.artifacts == "never" else self._new_folder(item, ask.key),
-            test=item.nodeid,
-            patience=self.settings.acquire_timeout,
-            find=look_up,
-            report=self.record,
-        )
-
-    def benchmark_of(self, request: pytest.FixtureRequest) -> str | None:
-        """The benchmark for acquires that name none: the nearest mark, else the setting."""
-        item = self.item
-        # A wide factory that is called in a test's body acquires for that test.
-        node = item if item is not None and item.stash[STATE].in_body else request.node
-        mark = node.get_closest_marker("klavis_benchmark")
-        if mark is None:
-            return self.settings.benchmark
-        chosen: str | None = bind(spec.klavis_benchmark, mark.args, mark.kwargs)
-        return chosen
-
-    def _default_ttl(self, *, wide: bool) -> int:
-        return WIDE_TTL if wide and self.settings.source("ttl") == "default" else self.settings.ttl
-
-
-def _interrupt(number: int, _frame: FrameType | None) -> None:
-    if os.getpid() != _PROCESS:  # a forked child ends as it would have without us
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
-        return
-    raise KeyboardInterrupt(f"received {signal.Signals(number).name}")
+            return orders.order(self, ask, request, item)
 
 
 KEY = pytest.StashKey[KlavisSession]()

@@ -57,8 +57,10 @@ class Settings:
     require: bool
     isolation: str
     python: str | None
+    blackbox_url: str = field(repr=False)
     sources: Mapping[str, str] = field(repr=False)
     api_key: str | None = field(default=None, repr=False)
+    blackbox_key: str | None = field(default=None, repr=False)
 
     def source(self, stem: str) -> str:
         """Where the value of `stem` came from: a flag, a variable, an ini file or "default"."""
@@ -100,6 +102,7 @@ def _optional(text: str) -> str | None:
 
 
 DEFAULT_BASE_URL = "https://api.klavis.ai"
+BLACKBOX_URL = "https://agent.blackbox.ai/api/v1"
 WHEN = ("never", "on-failure", "always")
 BACKENDS = ("auto", "cloud", "embedded")
 LEVELS = ("auto", "strict", "landlock", "none")
@@ -123,6 +126,7 @@ OPTIONS = (
     Option("require", "", _switch, "a server that the backend lacks is an error (on with CI) or a skip", "on|off"),
     Option("isolation", "auto", _choice(*LEVELS), "how agent code is confined when embedded", "|".join(LEVELS)),
     Option("python", "", _optional, "interpreter for agent code; a virtual environment adds its packages", "PATH"),
+    Option("blackbox-url", BLACKBOX_URL, _url, "address of the Blackbox Agent API, for blackbox_workspace", "URL"),
 )
 
 
@@ -132,7 +136,12 @@ def add_options(parser: pytest.Parser) -> None:
     for option in OPTIONS:
         default = f" (default: {option.default})" if option.default else ""
         group.addoption(option.flag, metavar=option.metavar, default=None, help=f"{option.help}{default}")
-        parser.addini(option.ini, f"{option.help}{default}", default=None)
+        parser.addini(option.ini, f"{option.help}{default}", type=_ini_type(), default=None)
+
+
+def _ini_type() -> Any:
+    """What native TOML may hold: text, a boolean or a number; before pytest 9.2, which knows one type each, text."""
+    return str | bool | int | float if pytest.version_tuple >= (9, 2) else "string"
 
 
 def load(config: pytest.Config, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -155,7 +164,12 @@ def load(config: pytest.Config, environ: Mapping[str, str] = os.environ) -> Sett
     api_key = environ.get("KLAVIS_API_KEY") or None
     if values["backend"] == "auto":
         values["backend"], sources["backend"] = _auto_backend(api_key, sources["base-url"])
-    return Settings(**values, sources=MappingProxyType(sources), api_key=api_key)
+    return Settings(
+        **values,
+        sources=MappingProxyType(sources),
+        api_key=api_key,
+        blackbox_key=environ.get("BLACKBOX_API_KEY", "").strip() or None,
+    )
 
 
 def _lookup(option: Option, config: pytest.Config, environ: Mapping[str, str]) -> tuple[str, str]:
@@ -164,7 +178,10 @@ def _lookup(option: Option, config: pytest.Config, environ: Mapping[str, str]) -
         return str(flag), option.flag
     if environ.get(option.env):  # CI sets what it has not got to nothing
         return environ[option.env], option.env
-    ini = config.getini(option.ini)
+    try:
+        ini = config.getini(option.ini)
+    except TypeError as error:  # before pytest 9.2; later it is a UsageError
+        raise pytest.UsageError(str(error)) from None
     if ini is not None:
         return str(ini), config.inipath.name if config.inipath else "ini"
     if option.stem == "require":

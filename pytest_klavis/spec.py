@@ -166,6 +166,29 @@ def klavis_sandboxes(
     return names
 
 
+def data_by_server(data: Mapping[str, Any], wanted: Spec, given: Mapping[str, str]) -> dict[str, Data]:
+    """The data of a local sandbox by its servers' canonical names; SpecError for a server that takes none.
+
+    `data` has the names that were `given` (canonical name -> name as given), or the canonical ones.
+    """
+    canonical = {name: one for one, name in given.items()}
+    found: dict[str, Data] = {}
+    for name, one in data.items():
+        server = canonical.get(name) or catalog.resolve(name, wanted.benchmark)
+        holders = listed(catalog.DATA_SERVERS)
+        if server not in wanted.servers and wanted.servers != ("ALL",):
+            raise SpecError(
+                f"data= of a local sandbox maps a server's name to its data, and {name!r} is not among the servers "
+                f"asked for: {listed(list(given.values()))}; data is taken by {holders}"
+            )
+        if catalog.kind_of(server) and server not in catalog.DATA_SERVERS:
+            raise SpecError(f"data= for {name!r}: it takes none, but files by workspace=; data is taken by {holders}")
+        found[server] = _check_type(
+            f"data[{name!r}]", one, (str, Path, Mapping), "a mapping or the path of a JSON file"
+        )
+    return found
+
+
 def klavis_benchmark(name: Any) -> str | None:
     """Check a benchmark's name (known ones ignore case), or None for none: the argument of the mark."""
     if name is not None and (not isinstance(name, str) or not name):

@@ -17,6 +17,10 @@ class Tally:
     seconds_waited: float = 0.0
     calls: int = 0
     isolation: str | None = None
+    unknown: list[str] = field(default_factory=list)
+    """Acquires whose answer was lost: what they made may exist, and nobody knows its id."""
+    refused: list[str] = field(default_factory=list)
+    """Fields that the API does not take; they were left out."""
     unsaved: list[str] = field(default_factory=list)
     """What could not be saved where no report could tell it, and why."""
 

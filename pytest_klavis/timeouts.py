@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
+
+from . import clock
 
 __tracebackhide__ = True  # users read their own frames
 
@@ -21,6 +22,8 @@ class Timer:
     settings: Any
     started: float
     running: bool = True
+    waits: int = 0
+    """Waits that go on now: the tasks of an async test can wait at once."""
 
 
 TIMER = pytest.StashKey[Timer]()
@@ -28,7 +31,7 @@ TIMER = pytest.StashKey[Timer]()
 
 def started(item: pytest.Item, settings: Any) -> None:
     """pytest-timeout set a timer for `item`."""
-    item.stash[TIMER] = Timer(settings, time.monotonic())
+    item.stash[TIMER] = Timer(settings, clock.monotonic())
 
 
 def cancelled(item: pytest.Item) -> None:
@@ -42,13 +45,20 @@ def paused(item: pytest.Item) -> Iterator[None]:
     """Stop the timer of `item` for the body; afterwards it has as much left as before."""
     timer = item.stash.get(TIMER, None)
     # Signals can only be set in the main thread; a factory awaited by an async test runs in another.
-    if timer is None or not timer.running or threading.current_thread() is not threading.main_thread():
+    if timer is None or threading.current_thread() is not threading.main_thread():
         yield
         return
-    hook = item.config.hook
-    left = timer.settings.timeout - (time.monotonic() - timer.started)
-    hook.pytest_timeout_cancel_timer(item=item)
+    if not (timer.running or timer.waits):
+        yield
+        return
+    if not timer.waits:
+        timer.settings = timer.settings._replace(timeout=timer.settings.timeout - (clock.monotonic() - timer.started))
+        item.config.hook.pytest_timeout_cancel_timer(item=item)
+    timer.waits += 1
     try:
         yield
     finally:
-        hook.pytest_timeout_set_timer(item=item, settings=timer.settings._replace(timeout=max(left, 0.01)))
+        timer.waits -= 1
+        if not timer.waits:
+            left = timer.settings._replace(timeout=max(timer.settings.timeout, 0.01))
+            item.config.hook.pytest_timeout_set_timer(item=item, settings=left)

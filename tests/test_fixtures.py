@@ -214,6 +214,7 @@ def test_a_set_is_all_or_nothing(pytester: pytest.Pytester) -> None:
 
 @pytest.mark.parametrize("plugin", ["anyio", "asyncio"])
 def test_async(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, plugin: str) -> None:
+    pytest.importorskip("mcp", reason="connect() needs the extra [mcp]")
     pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
     pytester.makepyfile(
         f"""
@@ -296,7 +297,7 @@ def test_the_client_releases_what_it_acquired(pytester: pytest.Pytester) -> None
         ('local_sandbox("filesystem", workspace="nowhere")', "nowhere"),
         ('local_sandbox("filesystem", worspace="x")', "did you mean 'workspace'"),
         ('local_sandbox("filesystm")', "filesystm"),
-        ('local_sandbox("filesystem", data={"a": 1})', "takes no data="),
+        ('local_sandbox("filesystem", data={"a": 1})', "not among the servers asked for"),
         ('local_sandbox("filesystem", benchmark="Unheard")', "Unheard"),
         ('klavis_sandbox("github", data="nowhere.json")', "nowhere.json"),
     ],

@@ -5,11 +5,15 @@ from __future__ import annotations
 import importlib.metadata
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import pytest_klavis
+
+ROOT = Path(__file__).parent.parent
 
 
 def test_the_entry_point_and_metadata() -> None:
@@ -18,8 +22,22 @@ def test_the_entry_point_and_metadata() -> None:
     assert points[("pytest11", "klavis")] == "pytest_klavis.plugin"
     assert points[("console_scripts", "pytest-klavis")] == "pytest_klavis.cli:main"
     assert "Framework :: Pytest" in distribution.metadata.get_all("Classifier", [])
-    assert set(distribution.metadata.get_all("Provides-Extra", [])) == {"isolation", "mcp"}
+    assert set(distribution.metadata.get_all("Provides-Extra", [])) == {"fast", "isolation", "mcp"}
     assert distribution.metadata["License-Expression"] == "MIT"
+
+
+def test_the_lower_bounds_are_those_that_are_tested() -> None:
+    """By `tox -e matrix-lowest`."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    named = [*project["dependencies"], *project["optional-dependencies"]["isolation"]]
+    bounds = {f"{one.name}=={_lowest(one)}" for one in map(Requirement, named)}
+    pins = (ROOT / "tests" / "lowest.txt").read_text().splitlines()
+    assert set(pins[1:]) == bounds
+
+
+def _lowest(requirement: Requirement) -> str:
+    [version] = [one.version for one in requirement.specifier if one.operator == ">="]
+    return version
 
 
 def test_the_package_is_typed() -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from .blackbox import KEY, Run, blackbox_api
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -17,8 +20,8 @@ def blocks(language: str) -> list[str]:
 
 
 @pytest.fixture
-def project(pytester: pytest.Pytester) -> pytest.Pytester:
-    """A folder with the files that the README's tests are written for."""
+def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.Pytester]:
+    """A folder with the files that the README's tests are written for, and the run that they download."""
     bug = pytester.path / "data" / "calc" / "project"
     hidden = pytester.path / "data" / "calc" / "hidden"
     for folder in (bug, hidden):
@@ -28,7 +31,11 @@ def project(pytester: pytest.Pytester) -> pytest.Pytester:
         "import unittest, calc\nclass T(unittest.TestCase):\n    def test(self): self.assertEqual(calc.add(1, 2), 3)\n"
     )
     pytester.makeini("[pytest]\nnorecursedirs = data\n")
-    return pytester
+    with blackbox_api() as api:
+        api.runs["a1b2c3d4-e5f6-7890-abcd-ef1234567890"] = Run()
+        monkeypatch.setenv("KLAVIS_BLACKBOX_URL", api.url)
+        monkeypatch.setenv("BLACKBOX_API_KEY", KEY)
+        yield pytester
 
 
 @pytest.mark.parametrize("block", blocks("python"), ids=lambda text: text.split("\n")[0].strip("# "))
@@ -59,6 +66,20 @@ def test_console_commands(project: pytest.Pytester) -> None:
         if arguments[0].startswith("examples"):
             continue
         project.runpytest(*arguments).assert_outcomes(passed=1)
+
+
+def test_the_workflow_as_a_fork_runs_it(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    [workflow] = blocks("yaml")
+    [command] = re.findall(r"run: exec pytest (.*)", workflow)
+    (project.path / "test_notes.py").write_text(blocks("python")[0])
+    (project.path / "test_shop.py").write_text("def test_shop(klavis_sandbox):\n    klavis_sandbox('github')\n")
+    for name in re.findall(r"(KLAVIS_\w+): ", workflow):  # what GitHub makes of a secret that it does not give
+        monkeypatch.setenv(name, {"KLAVIS_API_KEY": "", "KLAVIS_REQUIRE": "false"}[name])
+    monkeypatch.setenv("CI", "true")
+    result = project.runpytest_subprocess(*command.split())
+    result.assert_outcomes(passed=1, skipped=1)
+    for kept in re.findall(r"^ {12}(\S+)$", workflow, re.MULTILINE):
+        assert kept.startswith("klavis-artifacts") or (project.path / kept).exists()
 
 
 def test_the_failure_shown_is_the_failure_that_comes(pytester: pytest.Pytester) -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import json
+import re
 import subprocess
 import sys
 import threading
+import time
 from typing import Any
 from urllib.parse import quote
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from pytest_klavis.redaction import Registry, redact, redact_mapping, register, register_url
+from pytest_klavis.redaction import Registry, holds, redact, redact_mapping, register, register_url
 
 KEY = "kl-a/b+c&d\"e'0123456789"
 INSTANCE = "https://gmail-mcp-server.klavis.ai/mcp/?instance_id=9f8b7c6d-0000-4000-8000-1234567890ab"
@@ -179,3 +184,212 @@ def test_a_secret_that_was_shortened_is_one_all_the_same() -> None:
     registry.register("https://example.com/mcp?instance_id=0123456789", "<url>")
     assert registry.redact("assert 'https://exam...0123456789' == ''") == "assert '<url>' == ''"
     assert registry.redact("wait... and 'https://exam...other'") == "wait... and 'https://exam...other'"
+
+
+RANDOM_KEY = "sk-kl-4f9Xq27Zt81LmVb30PwRs65Yd"
+ODD = "Tr\"ou'b\\4dor\n%41&<ö😀>"
+
+
+def json_twice(secret: str) -> str:
+    return json.dumps({"a": json.dumps({"b": secret})})
+
+
+def bytes_in_json(secret: str) -> str:
+    return json.dumps(repr(secret.encode()))
+
+
+def lower_percent(secret: str) -> str:
+    return re.sub("%..", lambda found: found[0].lower(), quote(secret, safe=""))
+
+
+def some_percent(secret: str) -> str:
+    return "".join(quote(one, safe="") if one in "\"'<>ö😀\n%\\" else one for one in secret)
+
+
+def entities(secret: str) -> str:
+    return "".join(f"&#{ord(one)};" if one in "&<>\"'" else one for one in secret)
+
+
+def coloured(secret: str) -> str:
+    return f"\x1b[33m{secret[:5]}\x1b[39;49;00m\x1b[1m{secret[5:9]}\x1b[0m{secret[9:]}"
+
+
+@pytest.mark.parametrize("secret", [RANDOM_KEY, ODD, "pass\\new%2Fword&amp;"])
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        *(str, repr, ascii, json.dumps, json_twice, bytes_in_json, quote, lower_percent, some_percent, html.escape),
+        *(
+            entities,
+            coloured,
+            lambda s: repr([s, "'", '"']),
+            lambda s: html.escape(repr(s)),
+            lambda s: repr(coloured(s)),
+        ),
+    ],
+)
+def test_spellings_inside_each_other_are_read(registry: Registry, secret: str, spelled: Any) -> None:
+    registry.register(secret, "<X>")
+    shown = registry.redact(f"before {spelled(secret)} after")
+    assert "<X>" in shown
+    assert shown.startswith("before ")
+    assert shown.endswith(" after")
+    assert len(shown) < len("before <X> after") + 40
+    for piece in ("Xq27", "4dor", "word"):
+        assert piece not in shown
+
+
+def test_colours_go_on_after_a_secret(registry: Registry) -> None:
+    registry.register(RANDOM_KEY, "<X>")
+    shown = registry.redact(f"\x1b[31mred {coloured(RANDOM_KEY)} plain")
+    assert shown == "\x1b[31mred \x1b[33m<X>\x1b[39;49;00m\x1b[1m\x1b[0m plain"
+
+
+@given(before=st.text(max_size=5), secret=st.text(min_size=7, max_size=30), after=st.text(max_size=5))
+def test_a_secret_is_gone_whatever_it_is_and_whatever_stands_around_it(before: str, secret: str, after: str) -> None:
+    registry = Registry()
+    # With a letter and a digit it is not one that counts only as a whole word.
+    registry.register(f"k1{secret}", "\0")
+    shown = registry.redact(before + f"k1{secret}" + after)
+    assert f"k1{secret}" not in shown
+    assert "\0" in shown
+
+
+@given(st.text(alphabet="abc123\\%&;x1bu\x1b[m\"'n=.h?:/", max_size=200))
+def test_innocent_text_stays_as_it_is(text: str) -> None:
+    registry = Registry()
+    registry.register(RANDOM_KEY, "<X>")
+    registry.register(ODD, "<Y>")
+    assert registry.redact(text) == text
+
+
+@pytest.mark.parametrize("user", ["", "u", "me", "user", "a-longer-user"])
+def test_base64_of_what_holds_a_secret(registry: Registry, user: str) -> None:
+    """Basic authentication, and headers that carry JSON."""
+    registry.register("hunter-22-öß?>", "<password>")
+    for text in (f"{user}:hunter-22-öß?>", json.dumps({"email": user, "password": "hunter-22-öß?>", "name": "n"})):
+        for code in (base64.b64encode(text.encode()), base64.urlsafe_b64encode(text.encode())):
+            shown = registry.redact(f"header {code.decode()} end")
+            assert "<password>" in shown
+            assert "nter-22" not in "".join(
+                base64.b64decode(part + "A" * (-len(part) % 4), "-_").decode("latin-1")
+                for part in re.findall("[A-Za-z0-9+/_-]{4,}", shown.replace("header ", "").replace("<password>", " "))
+            )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "cut short: sk-kl-4f9Xq27Z",
+        "…and the rest 1LmVb30PwRs65Yd'",
+        "b'sk-kl-4f9Xq2'\n b'7Zt81LmVb30'\n b'PwRs65Yd'",
+        "assert 'https://h.test/sk-kl-4f9Xq27Z...' == ''",
+        "- xxxx1LmVb30PwR~s65Yd",
+        "- \x1b[33m4f9Xq\x1b[0m27Zt8",
+    ],
+)
+def test_pieces_of_what_chance_cannot_make_are_hidden(registry: Registry, text: str) -> None:
+    registry.register(RANDOM_KEY, "<X>")
+    shown = registry.redact(text)
+    assert "<X>" in shown
+    assert not [at for at in range(len(RANDOM_KEY) - 7) if RANDOM_KEY[at : at + 8] in shown]
+
+
+def test_words_inside_a_secret_are_no_secret(registry: Registry) -> None:
+    registry.register("github_pat_11AB-production-2026-11-22-oauth2service-x7Qp", "<X>")
+    text = "github_pat_ production-2026-11-22 oauth2service github_path 2026-11-22-"
+    assert registry.redact(text) == text
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("us", "true", "5432", "1234567890", "2026-11-22", "2026-11-22T03:03:50Z", "10.0.0.17", "1.25", "enterprise"),
+        *("us-central1", "service_account", "ACCOUNTADMIN", "Production Workspace", "db.example.com", "COMPUTE_WH"),
+        123456,
+    ],
+)
+def test_what_says_nothing_is_no_secret(registry: Registry, value: Any) -> None:
+    registry.register_answer({"metadata": {"plan": value}, "auth_data": {"role": value}})
+    assert registry.redact(f"the {value} is {value!r}") == f"the {value} is {value!r}"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(
+            ("password", "correcthorse"),
+            ("pin_token", "123456"),
+            ("api_key", "12345678"),
+            ("private_key", "PLAINWORDS"),
+        ),
+        *(("account", "box-17@klavis-tests.dev"), ("user", "svc$reader"), ("code", "a8Kd02lq")),
+        ("access_token", 7654321),
+    ],
+)
+def test_what_is_called_a_secret_or_looks_like_one_is_hidden(registry: Registry, name: str, value: Any) -> None:
+    registry.register_answer({"auth_data": {"deep": [{name: value}]}})
+    assert registry.redact(f"it is {value}.") == f"it is <auth_data.deep.{name}>."
+
+
+def test_a_word_that_is_a_secret_is_hidden_as_a_word_only(registry: Registry) -> None:
+    registry.register_answer({"auth_data": {"password": "correct", "pin_token": "202611", "db_password": "postgres"}})
+    text = "incorrect correctness at 20261122 on postgres"
+    assert registry.redact(text) == text
+    assert registry.redact("correct, 202611_") == "<auth_data.password>, <auth_data.pin_token>_"
+
+
+def test_a_credentials_file_given_as_text_is_read(registry: Registry) -> None:
+    inner = {"type": "service_account", "private_key_id": "0f9e8d7c6b5a", "client_email": "svc@p-1.iam.test"}
+    registry.register_answer({"auth_data": {"file": json.dumps(inner, indent=2)}})
+    assert registry.redact("0f9e8d7c6b5a svc@p-1.iam.test service_account") == (
+        "<auth_data.file.private_key_id> <auth_data.file.client_email> service_account"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("{'x-email-config': 'eyJlbWFpbCI6ICJhIn0='}", "{'x-email-config': '<redacted>'}"),
+        ("[(b'x-auth-data', b'eyJ0b2tlbiI6MX0=')]", "[(b'x-auth-data', b'<redacted>')]"),
+        ("Authorization: Basic dXNlcjpwYXNzMQ==", "Authorization: Basic <redacted>"),
+        ("X-API-Key=abcdef0123", "X-API-Key=<redacted>"),
+        ("the authorization: required by all", "the authorization: required by all"),
+        ("a basic requirement of v2", "a basic requirement of v2"),
+    ],
+)
+def test_headers_that_carry_credentials_by_their_name(registry: Registry, text: str, shown: str) -> None:
+    assert registry.redact(text) == shown
+
+
+def test_holds_means_a_whole_known_secret() -> None:
+    register("held-secret-4f9Xq27Zt81LmVb", "<held>")
+    assert holds("test_a[held-secret-4f9Xq27Zt81LmVb]")
+    assert holds(r"test_a[held-secret-4f9Xq27Zt81LmV\x62]")
+    assert not holds("test_a[held-secret-4f9Xq27Z] Bearer abcdef9 https://h.test/?sig=1")
+
+
+def test_thousands_of_dead_sandboxes_do_not_forget_the_key(registry: Registry) -> None:
+    registry.register(RANDOM_KEY, "<key>")
+    for number in range(3000):
+        registry.register_url(f"https://h.test/mcp/?instance_id=7f3c{number:08d}-a1b2c3d4e5f6")
+    last = "7f3c00002999-a1b2c3d4e5f6"
+    shown = registry.redact(f"{RANDOM_KEY[:12]} {RANDOM_KEY} 7f3c00000001-a1b2c3d4e5f6 {last} {last[:14]}")
+    assert shown == "<key> <key> " + " ".join(["<instance_id of h.test>"] * 3)
+
+
+@pytest.mark.parametrize(
+    "text", ["a...", "http://", "bearer ", "authorization:", "'", "\\", "%41", "%25", "http://a?b,", "A1"]
+)
+def test_hostile_text_takes_no_longer_than_its_length(registry: Registry, text: str) -> None:
+    """Ten times the text may not take a hundred times as long: nobody waits for the end of a quadratic search."""
+    registry.register(RANDOM_KEY, "<key>")
+    whole = text * (200_000 // len(text))
+    took = [seconds_for(registry, whole[: len(whole) // 10]), seconds_for(registry, whole)]
+    assert took[1] < 40 * took[0] + 0.5
+
+
+def seconds_for(registry: Registry, text: str) -> float:
+    started = time.process_time()
+    registry.redact(text)
+    return time.process_time() - started

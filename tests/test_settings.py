@@ -31,6 +31,7 @@ def test_flag_wins_over_environment_over_ini(pytester: pytest.Pytester, monkeypa
     result.stdout.fnmatch_lines(["klavis: benchmark MCP_Atlas (from tox.ini)"])
 
 
+@pytest.mark.skipif(pytest.version_tuple < (9, 0), reason="native TOML came with pytest 9.0")
 def test_native_toml(pytester: pytest.Pytester) -> None:
     pytester.makepyprojecttoml('[tool.pytest]\nklavis_ttl = "45m"\nklavis_require = "on"\n')
     pytester.makepyfile(SHOW)
@@ -65,6 +66,7 @@ def test_a_key_or_a_base_url_means_the_cloud(pytester: pytest.Pytester, monkeypa
         ("--klavis-base-url=klavis.ai", "*http:// or https://*"),
         ("--klavis-python=nowhere/venv", "*'nowhere/venv' (from --klavis-python) is not there*"),
         ("--klavis-region=mars", "*allowed are us, asia*"),
+        ("--klavis-blackbox-url=agent.blackbox.ai", "*http:// or https://*"),
     ],
 )
 def test_a_wrong_value_is_a_usage_error(pytester: pytest.Pytester, flag: str, words: str) -> None:
@@ -98,3 +100,30 @@ def test_names_ignore_case(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(SHOW)
     pytester.runpytest("-s", "--klavis-benchmark=TOOLATHLON").stdout.fnmatch_lines(["*benchmark Toolathlon *"])
     pytester.runpytest("-s", "--klavis-benchmark=none").stdout.fnmatch_lines(["*benchmark None *"])
+
+
+def test_where_blackbox_is_and_its_key(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytester.makepyfile(
+        """
+        def test_it(klavis_settings):
+            print()
+            print(klavis_settings.blackbox_url, klavis_settings.source("blackbox-url"))
+            print(klavis_settings, klavis_settings.blackbox_key)
+        """
+    )
+    default = "https://agent.blackbox.ai/api/v1"
+    pytester.runpytest("-s").stdout.fnmatch_lines([f"{default} default", "*Settings(*) None"])
+    pytester.makeini("[pytest]\nklavis_blackbox_url = https://ini.example.com/v1/\n")
+    pytester.runpytest("-s").stdout.fnmatch_lines(["https://ini.example.com/v1 tox.ini"])
+    monkeypatch.setenv("KLAVIS_BLACKBOX_URL", "https://env.example.com")
+    monkeypatch.setenv("BLACKBOX_API_KEY", "sk-planted-blackbox-key")
+    result = pytester.runpytest("-s", "--klavis-blackbox-url=https://user:planted-password@flag.example.com")
+    (shown,) = [line for line in result.outlines if line.startswith("Settings(")]
+    assert "flag.example.com" not in shown
+    assert "sk-planted" not in shown.rpartition(")")[0]
+    result.stdout.fnmatch_lines(["klavis: embedded*", "*flag.example.com --klavis-blackbox-url"])
+    failing = "def test_it(klavis_settings):\n    assert klavis_settings.blackbox_key == klavis_settings.blackbox_url"
+    pytester.makepyfile(failing)
+    result = pytester.runpytest("-s", "--showlocals")
+    result.assert_outcomes(failed=1)
+    assert "sk-planted" not in result.stdout.str()

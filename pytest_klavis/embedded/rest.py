@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from pytest_klavis.embedded.sandboxes import Sandbox, Sandboxes
     from pytest_klavis.embedded.storage import Storage
 
-_SEED_LIMITS = archive.Limits(total=LIMITS.disk)
+# What the cloud takes: a seed that works here works there.
+_SEED_LIMITS = archive.Limits(total=LIMITS.disk, formats=("tar.gz",))
 _NO_REMOTE = "the embedded backend has no remote sandboxes yet"
 
 

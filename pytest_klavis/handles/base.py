@@ -86,7 +86,6 @@ def guarded(method: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(method)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        __tracebackhide__ = True
         sandbox: Any = args[0]
         with sandbox._guard():  # noqa: SLF001
             return method(*args, **kwargs)
@@ -114,9 +113,13 @@ class Sandbox(ABC):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {', '.join(self.servers)} id={self.id}>"
 
+    def _learn(self, servers: Mapping[str, Server], details: Mapping[str, Any]) -> None:
+        """Take over what a later answer says of it."""
+        self.servers = MappingProxyType(dict(servers))
+        self._details.update(details)
+
     @contextmanager
     def _guard(self) -> Iterator[None]:
-        __tracebackhide__ = True
         if self._context.ended:
             raise SpecError(f"{self!r} cannot be used any more: {self._context.ended}")
         try:

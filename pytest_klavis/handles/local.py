@@ -2,51 +2,55 @@
 
 from __future__ import annotations
 
-import io
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeVar
 
-from pytest_klavis.arguments import seconds
-from pytest_klavis.errors import RequestRefusedError, SpecError
-from pytest_klavis.workspace.archive import pack, pack_mapping
+from pytest_klavis import clock
+from pytest_klavis.errors import SpecError
+from pytest_klavis.workspace.archive import pack, pack_mapping, verify
 from pytest_klavis.workspace.diff import NOISE, Diff, diff_archives
 from pytest_klavis.workspace.seed import pack_tree
 from pytest_klavis.workspace.snapshot import Snapshot
 
 from .base import Private, Sandbox, guarded, in_thread
+from .data import ServerData
+from .execution import run_by_execution
+from .running import RunResult, command, run_by_route
+from .signed import download, upload
 
 __tracebackhide__ = True  # users read their own frames
 
-MAX_DUMP = 2 << 30
-"""Bytes of a workspace archive that are downloaded at most."""
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """How a command ended: its exit code, what it printed, and the seconds it took.
-
-    `stopped` says which limit ended it ("timeout", "disk", ...), else it is None.
-    """
-
-    exit_code: int
-    stdout: str
-    stderr: str
-    seconds: float
-    stopped: str | None = None
+T = TypeVar("T")
 
 
 class LocalSandbox(Sandbox):
     """One VM with several MCP servers over one workspace."""
 
+    _holders: Mapping[str, ServerData] = MappingProxyType({})
+    """Those of its servers that hold data beside the workspace, by the names that were asked for."""
+    _has_run_route = False
+    """Whether the backend is the embedded one, which runs commands by a route of its own."""
+
     @property
     def root(self) -> str:
         """The workspace as the agent sees it: a path to put into prompts."""
         return str(self._details.get("root") or "/data")
+
+    @guarded
+    def initialize(self, data: Mapping[str, Any], *, server: str | None = None) -> None:
+        """Put `data` into a server that holds some beside the workspace, in the server's own shape.
+
+        `server` is needed when several do. Which do: google_cloud, poste_email_toolathlon, canvas.
+        """
+        self._data(server).initialize(data)
+
+    @guarded
+    def dump(self, server: str | None = None) -> dict[str, Any]:
+        """What a server that holds data beside the workspace holds now; `server` is needed when several do."""
+        return self._data(server).dump()
 
     @guarded
     def info(self) -> Mapping[str, Any]:
@@ -88,8 +92,7 @@ class LocalSandbox(Sandbox):
     @guarded
     def snapshot(self) -> Snapshot:
         """The workspace as it is now, as a frozen tree that is safe to read on the host."""
-        with self._temporary_archive() as archive:
-            return Snapshot.of(archive, self._context.scratch)
+        return self._with_archive(lambda archive: Snapshot.of(archive, self._context.scratch))
 
     @guarded
     def download(self, dest: str | Path) -> Path:
@@ -98,7 +101,7 @@ class LocalSandbox(Sandbox):
         target = target / "workspace.tar.gz" if target.is_dir() else target
         if not target.parent.is_dir():
             raise SpecError(f"download({str(dest)!r}): there is no directory {target.parent}; make it first")
-        self._download(target)
+        self._download(target, verify)
         return target
 
     @guarded
@@ -114,8 +117,7 @@ class LocalSandbox(Sandbox):
     @guarded
     def diff(self, *, everything: bool = False) -> Diff:
         """What changed since the seed: added, removed, modified. Skips `.git` and caches unless `everything`."""
-        with self._temporary_archive() as archive:
-            return diff_archives(self._context.seed, archive, everything=everything)
+        return self._with_archive(lambda archive: diff_archives(self._context.seed, archive, everything=everything))
 
     @guarded
     def run(
@@ -134,49 +136,56 @@ class LocalSandbox(Sandbox):
         mapping of path to text) are laid over `cwd` for this call, win over whatever the agent
         left there, and are gone afterwards.
         """
-        if isinstance(argv, str) or not argv or not all(isinstance(part, str) for part in argv):
-            raise SpecError(f"run() takes a list of texts such as ['python', '-m', 'unittest'], not {argv!r}")
-        try:
-            limit = seconds(timeout)
-        except ValueError as error:
-            raise SpecError(f"run(timeout=...): {error}") from None
-        try:
-            answer = self._context.api.run_command(
-                self.id, list(argv), cwd=cwd or ".", env=dict(env or {}), timeout=limit, files=self._packed(files)
-            )
-        except RequestRefusedError as error:
-            if error.status == 422 and "working directory" in error.body:
-                raise FileNotFoundError(f"run(cwd={cwd!r}): {error.body}") from None
-            raise
-        return RunResult(answer.exit_code, answer.stdout, answer.stderr, answer.seconds, answer.stopped)
+        wanted = command(argv, timeout, cwd, env)
+        with TemporaryDirectory(dir=self._context.scratch) as folder:
+            laid = None if files is None else self._packed(files, Path(folder, "files.tar.gz"))
+            if self._has_run_route:
+                return run_by_route(self._context.api, self.id, wanted, laid)
+            return run_by_execution(self._context.api, self.id, wanted, laid, Path(folder))
 
-    def _packed(self, files: str | Path | Mapping[str, str | bytes] | None) -> bytes | None:
-        if files is None:
-            return None
-        buffer = io.BytesIO()
+    def _packed(self, files: str | Path | Mapping[str, str | bytes], archive: Path) -> Path:
         if isinstance(files, Mapping):
-            pack_mapping(files, buffer)
+            pack_mapping(files, archive)
         else:
-            pack(self._context.find(files), buffer)
-        return buffer.getvalue()
+            pack(self._context.find(files), archive)
+        return archive
 
-    def _download(self, target: Path, deadline: float = 300.0) -> None:
-        answer = self._context.api.dump_local_sandbox(self.id)
-        self._context.api.download_archive(answer.download_url, target, limit=MAX_DUMP, deadline=deadline)
+    def _download(self, target: Path, use: Callable[[Path], T], patience: float = 300.0) -> T:
+        """Dump the workspace to `target`, and what `use` makes of it; `patience` is in seconds."""
+        api = self._context.api
+
+        def ask(seconds: float) -> str:
+            return api.dump_local_sandbox(self.id, deadline=seconds).download_url
+
+        return download(api, ask, target, clock.monotonic() + patience, use)
 
     def _upload(self, archive: Path, patience: float = 600.0) -> None:
-        until = time.monotonic() + patience
+        until = clock.monotonic() + patience
         api = self._context.api
-        answer = api.create_upload_url(self.id)
-        api.upload_archive(answer.upload_url, archive, deadline=max(until - time.monotonic(), 1.0))
-        api.initialize_local_sandbox(self.id, deadline=max(until - time.monotonic(), 1.0))
+        upload(api, lambda seconds: api.create_upload_url(self.id, deadline=seconds).upload_url, archive, until)
+        api.initialize_local_sandbox(self.id, deadline=clock.left(until))
 
-    @contextmanager
-    def _temporary_archive(self) -> Iterator[Path]:
+    def _with_archive(self, use: Callable[[Path], T]) -> T:
         with TemporaryDirectory(dir=self._context.scratch) as folder:
-            archive = Path(folder, "workspace.tar.gz")
-            self._download(archive)
-            yield archive
+            return self._download(Path(folder, "workspace.tar.gz"), use)
+
+    def _data(self, server: str | None) -> ServerData:
+        """By the name that was asked for, or the one in the API."""
+        if server is None and len(self._holders) == 1:
+            return next(iter(self._holders.values()))
+        for name, holder in self._holders.items():
+            if server in (name, holder.server):
+                return holder
+        what = f"{server!r} holds none" if server else "say which server's is meant"
+        raise SpecError(f"{self!r}: {what}; data is in {', '.join(self._holders) or 'no server of this sandbox'}")
+
+    async def ainitialize(self, data: Mapping[str, Any], *, server: str | None = None) -> None:
+        """Async form of `initialize`."""
+        await in_thread(self.initialize, data, server=server)
+
+    async def adump(self, server: str | None = None) -> dict[str, Any]:
+        """Async form of `dump`."""
+        return await in_thread(self.dump, server)
 
     async def areset(self) -> None:
         """Async form of `reset`."""

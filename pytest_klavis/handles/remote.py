@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pytest_klavis.errors import TransportError
-
 from .base import Private, Sandbox, guarded, in_thread
+from .data import state_of
 
 __tracebackhide__ = True  # users read their own frames
 
@@ -41,11 +40,7 @@ class RemoteSandbox(Sandbox):
         return self._state()
 
     def _state(self) -> dict[str, Any]:
-        answer = self._context.api.dump_sandbox(self._name, self.id)
-        state = answer.get("data")
-        if not isinstance(state, dict):
-            raise TransportError(f"the dump of {self!r} holds no object 'data', but {', '.join(answer) or 'nothing'}")
-        return state
+        return state_of(self._context.api.dump_sandbox(self._name, self.id), repr(self))
 
     def find(self, collection: str, **fields: Any) -> dict[str, Any]:
         """The one object of `dump()[collection]` whose fields equal `fields`; LookupError for none or several."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from pytest_klavis import errors
-from pytest_klavis.api.connection import Clock, Fault, exchange
+from pytest_klavis.api.connection import Deadline, Fault, exchange
 from pytest_klavis.redaction import redact
 
 from .sse import messages
@@ -47,7 +47,7 @@ class Channel:
     def __init__(self, url: str, headers: Mapping[str, str], name: str) -> None:
         self._url = _parsed(url)
         self.label = label(url, name)
-        self.clock = Clock(0)
+        self.clock = Deadline(0)
         self.version = ""  # empty until the handshake
         self.session = ""  # may stay empty: a server need not issue one
         self._headers = httpx.Headers({"User-Agent": "pytest-klavis"} | dict(headers))
@@ -58,7 +58,7 @@ class Channel:
     def end_session(self) -> None:
         """Tell the server, as far as it can be reached, that the session is over."""
         if self.session:
-            self.clock = Clock(_GOODBYE)
+            self.clock = Deadline(_GOODBYE)
             with suppress(Fault), self._exchange("DELETE", self._url):
                 pass  # whatever it says: a server forgets an idle session by itself as well
         self.forget()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 from pytest_klavis import errors
-from pytest_klavis.api.connection import Clock, Fault
+from pytest_klavis.api.connection import Deadline, Fault
 
 from .channel import Channel, json_or_none
 
@@ -133,7 +133,7 @@ class McpClient:
     @contextmanager
     def _call(self, what: str) -> Iterator[None]:
         """One call: its deadline, its turn on the connection, and its words when HTTP fails."""
-        clock = Clock(self._timeout)
+        clock = Deadline(self._timeout)
         if not self._lock.acquire(timeout=self._timeout):
             raise errors.TransportError(f"{self.label}: {what} waited {self._timeout:g} s for another call to end")
         try:

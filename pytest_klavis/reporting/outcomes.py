@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_klavis import artifacts
-from pytest_klavis.errors import InfraError, SpecError
-from pytest_klavis.session import DRAIN_AT_END, DRAIN_SECONDS, KlavisSession
+from pytest_klavis import artifacts, clock
+from pytest_klavis.errors import InfraError, SpecError, TransportError
+from pytest_klavis.interrupts import PATIENCE
+from pytest_klavis.session import DRAIN_AT_END, KlavisSession
 from pytest_klavis.state import STATE, ItemState, Use
 from pytest_klavis.timeouts import paused
 
 from .scrub import scrub
+
+if TYPE_CHECKING:
+    from pytest_klavis.evidence import Saved
 
 UNKNOWN = "nothing is known about the agent."
 RAISED = f"An error of the infrastructure while the test ran: {UNKNOWN}"
@@ -129,13 +132,23 @@ def _save(session: KlavisSession, item: pytest.Item, report: pytest.TestReport, 
             continue
         about = {"test": item.nodeid, "outcome": report.outcome, "phase": report.when}
         with paused(item):
-            report.sections.append((f"klavis {use.title}", _saved(session, item, use, about, report)))
-        state.saved.add(id(use))
+            saved = _saved(session, item, use, about)
+        report.sections.append((f"klavis {use.title}", saved.text))
+        if saved.gone is not None:
+            _set_error(report)
+            report.sections.append(("klavis", GONE))
+        # What stopped the call may be over with the test: one that blocks sockets, for example.
+        if report.when == "teardown" or not _never_left(saved.gone):
+            state.saved.add(id(use))
 
 
-def _saved(
-    session: KlavisSession, item: pytest.Item, use: Use, about: dict[str, Any], report: pytest.TestReport
-) -> str:
+def _never_left(error: InfraError | None) -> bool:
+    return isinstance(error, TransportError) and error.sent is False
+
+
+def _saved(session: KlavisSession, item: pytest.Item, use: Use, about: dict[str, Any]) -> Saved:
+    from pytest_klavis.evidence import Saved  # noqa: PLC0415  loaded with the first sandbox
+
     try:
         folder = session.evidence_folder(item, use)
         saved = session.open_desk().save(use.lease, folder, extract=session.settings.artifacts_extract, about=about)
@@ -143,12 +156,9 @@ def _saved(
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # noqa: BLE001  missing evidence must not change the test's own outcome
-        return f"its evidence could not be saved: {type(error).__name__}: {error}"
-    if saved.gone is not None:
-        _set_error(report)
-        report.sections.append(("klavis", GONE))
+        return Saved(f"its evidence could not be saved: {type(error).__name__}: {error}")
     item.user_properties.append(("klavis_artifacts", artifacts.shown(folder)))
-    return saved.text
+    return saved
 
 
 def hand_over(session: KlavisSession, patience: float | None = None) -> None:
@@ -168,7 +178,8 @@ def drain(session: KlavisSession, *, interrupted: bool) -> None:
     if session.desk is None:
         return
     if session.patience is None:
-        session.patience = time.monotonic() + (DRAIN_SECONDS if interrupted else DRAIN_AT_END)
+        session.patience = clock.monotonic() + (PATIENCE if interrupted else DRAIN_AT_END)
+    session.settle()
     for use in list(session.uses):
         use.lease.over = True
         if session.time_left() > 0:

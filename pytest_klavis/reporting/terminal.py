@@ -33,15 +33,19 @@ def summary(reporter: pytest.TerminalReporter, session: KlavisSession) -> None:
     """What the run did with sandboxes; nothing at all when it asked for none."""
     tally = session.tally
     saved = artifacts.folders(session.run_folder)
-    if not tally.acquired and not saved:
+    if not (tally.acquired or tally.unknown or saved):
         return
     reporter.ensure_newline()
     reporter.section("klavis sandboxes", sep="=", blue=True)
-    if tally.acquired:  # workers that were cut short tell nothing
+    if tally.acquired or tally.unknown:  # workers that were cut short tell nothing
         _counts(reporter, session)
-    for what, ids in (("kept until its TTL", tally.kept), ("NOT released", tally.leaked)):
+    troubles = (("NOT released", tally.leaked), ("MAYBE not released, as its acquire was not answered", tally.unknown))
+    for what, ids in (("kept until its TTL", tally.kept), *troubles):
         for sandbox_id in ids:
-            reporter.write_line(f"{what}: {sandbox_id}", red=what.startswith("NOT"), bold=True)
+            reporter.write_line(f"{what}: {sandbox_id}", red=not what.startswith("kept"), bold=True)
+    if tally.refused:
+        fields = ", ".join(sorted(set(tally.refused)))
+        reporter.write_line(f"left out, as the API does not know it: {fields}", yellow=True)
     for trouble in tally.unsaved:
         reporter.write_line(f"NOT saved: {trouble}", red=True, bold=True)
     if saved:

@@ -68,7 +68,8 @@ class Target:
             "TOKEN": TOKEN[::-1],
         }
         environment = {name: str(value) for name, value in names.items()}
-        code = "import ctypes, glob, os, signal, socket, subprocess, sys\nglobals().update(os.environ)\n" + program
+        code = "import ctypes, glob, os, signal, socket, subprocess, sys\nglobals().update(os.environ)\n"
+        code += program.replace("ESCAPED", r"ESC\u0041PED")  # Python 3.13 quotes this source in its tracebacks
         done = self.box.run(["python", "-c", code], env=environment, **options)
         return done.stdout.decode(errors="replace") + done.stderr.decode(errors="replace")
 

@@ -1,0 +1,57 @@
+"""The data that a server of a local sandbox holds beside the workspace: in and out as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pytest_klavis.errors import NotFoundError, TransportError
+
+if TYPE_CHECKING:
+    from pytest_klavis.api.client import KlavisClient
+
+__tracebackhide__ = True  # users read their own frames
+
+T = TypeVar("T")
+
+
+def state_of(answer: Mapping[str, Any], who: str) -> dict[str, Any]:
+    """The `data` of a typed dump; TransportError when it holds no object."""
+    state = answer.get("data")
+    if not isinstance(state, dict):
+        raise TransportError(f"the dump of {who} holds no object 'data', but {', '.join(answer) or 'nothing'}")
+    return state
+
+
+class ServerData:
+    """The data of one server. `server` is its name in the API.
+
+    The document does not say whether its routes take the id of the server's item or that of the sandbox, so `ids`
+    are tried in order, and the first that is known stays.
+    """
+
+    def __init__(self, api: KlavisClient, server: str, ids: tuple[str, ...]) -> None:
+        self._api = api
+        self.server = server
+        self._ids = ids
+
+    def initialize(self, data: Mapping[str, Any], *, deadline: float | None = None) -> None:
+        """Put `data` into the server; `deadline` is in seconds."""
+        self._known(lambda number: self._api.initialize_local_server(self.server, number, data, deadline=deadline))
+
+    def dump(self, *, deadline: float | None = None) -> dict[str, Any]:
+        """What the server holds; `deadline` is in seconds."""
+        answer = self._known(lambda number: self._api.dump_local_server(self.server, number, deadline=deadline))
+        return state_of(answer, self.server)
+
+    def _known(self, call: Callable[[str], T]) -> T:
+        for number in self._ids:
+            try:
+                result = call(number)
+            except NotFoundError:
+                if number == self._ids[-1]:
+                    raise
+            else:
+                self._ids = (number,)
+                return result
+        raise AssertionError("unreachable")

@@ -1,0 +1,195 @@
+"""What differs by kind of sandbox: how one is acquired, what its answers say, how it is filled and released.
+
+Answers to an acquire are not always as documented (other names, one URL instead of several, none at all), and nothing
+that they hold or lack may lose the sandbox: all is read tolerantly, and asked for again where it is missing.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import parse_qs, urlsplit
+
+from . import catalog, clock, redaction
+from .handles import Context, LocalSandbox, RemoteSandbox, Server
+from .handles.data import ServerData
+
+if TYPE_CHECKING:
+    from .api.client import KlavisClient
+    from .api.models import (
+        AcquireLocalSandboxResponse,
+        CreateSandboxResponse,
+        LocalSandboxInfo,
+        LocalSandboxServerItem,
+        SandboxInfo,
+    )
+    from .lifecycle import Lease, Order
+
+__tracebackhide__ = True  # users read their own frames
+
+
+class Kind(Protocol):
+    """One kind of sandbox."""
+
+    def acquire(self, api: KlavisClient, order: Order, context: Context) -> LocalSandbox | RemoteSandbox:
+        """Acquire one and give its handle, whatever else the answer says."""
+        ...
+
+    def ask_again(self, api: KlavisClient, lease: Lease) -> None:
+        """Let the handle learn from the sandbox's details what the answer to the acquire did not say."""
+        ...
+
+    def fill(self, api: KlavisClient, lease: Lease, until: float) -> None:
+        """Put the seed and data of its order into the sandbox, until then by the monotonic clock."""
+        ...
+
+    def release(self, api: KlavisClient, lease: Lease, patience: float | None) -> None:
+        """Give the sandbox back within `patience` seconds."""
+        ...
+
+
+class Local:
+    """Several servers over one workspace."""
+
+    def acquire(self, api: KlavisClient, order: Order, context: Context) -> LocalSandbox:
+        spec = order.spec
+        answer = api.acquire_local_sandbox(
+            "ALL" if spec.servers == ("ALL",) else list(spec.servers),
+            benchmark=spec.benchmark,
+            test_account_email=spec.account,
+            ttl_seconds=order.ttl,
+            deadline=order.patience,
+        )
+        sandbox = LocalSandbox(context, spec, answer.local_sandbox_id, {}, {})
+        self._learn(api, sandbox, order, answer)
+        return sandbox
+
+    def ask_again(self, api: KlavisClient, lease: Lease) -> None:
+        assert isinstance(lease.sandbox, LocalSandbox)  # noqa: S101  (for mypy)
+        self._learn(api, lease.sandbox, lease.order, api.get_local_sandbox(lease.sandbox.id))
+
+    def fill(self, api: KlavisClient, lease: Lease, until: float) -> None:  # noqa: ARG002  (another kind needs it)
+        sandbox, order = lease.sandbox, lease.order
+        assert isinstance(sandbox, LocalSandbox)  # noqa: S101  (for mypy)
+        if lease.context.seed is not None:
+            sandbox._upload(lease.context.seed, clock.left(until))  # noqa: SLF001
+        for server, data in (order.data or {}).items():
+            sandbox._data(server).initialize(data, deadline=clock.left(until))  # noqa: SLF001
+
+    def release(self, api: KlavisClient, lease: Lease, patience: float | None) -> None:
+        api.release_local_sandbox(lease.sandbox.id, deadline=patience)
+
+    def _learn(
+        self,
+        api: KlavisClient,
+        sandbox: LocalSandbox,
+        order: Order,
+        answer: AcquireLocalSandboxResponse | LocalSandboxInfo,
+    ) -> None:
+        servers: dict[str, Server] = {}
+        holders: dict[str, ServerData] = {}
+        details: dict[str, Any] = {"auth_data": {}, "metadata": {}}
+        missing = dict.fromkeys(order.spec.servers, "the answer does not name it")
+        missing.pop("ALL", None)
+        for name, item in _named(answer.servers, order.spec.servers):
+            extra = item.metadata or {}
+            details["metadata"][name] = extra
+            details["auth_data"][name] = item.auth_data or {}
+            details["root"] = extra.get("root", details.get("root"))
+            details["isolation"] = extra.get("isolation", details.get("isolation"))
+            if not item.mcp_server_url or item.status == "error":
+                why = item.status if item.status == "error" else f"no URL, status {item.status!r}"
+                missing[name] = str(extra.get("reason") or why)
+                continue
+            missing.pop(name, None)
+            redaction.register_url(item.mcp_server_url)
+            shown = order.given.get(name, name)
+            servers[shown] = Server(shown, item.mcp_server_url)
+            if name in catalog.DATA_SERVERS:
+                ids = dict.fromkeys(one for one in (item.id, sandbox.id) if one)
+                holders[shown] = ServerData(api, name, tuple(ids))
+            if extra.get("backend") == "embedded":
+                sandbox._has_run_route = True  # noqa: SLF001
+        told = {"status": answer.status, "message": getattr(answer, "message", None), "missing": missing}
+        sandbox._holders = holders  # noqa: SLF001
+        sandbox._learn(servers, details | told)  # noqa: SLF001
+
+
+class Remote:
+    """One SaaS server over a test account."""
+
+    def acquire(self, api: KlavisClient, order: Order, context: Context) -> RemoteSandbox:
+        spec = order.spec
+        answer = api.acquire_sandbox(
+            spec.servers[0],
+            benchmark=spec.benchmark,
+            test_account_email=spec.account,
+            tags=dict(spec.tags) or None,
+            ttl_seconds=order.ttl,
+            deadline=order.patience,
+        )
+        details = {"status": answer.status, "message": answer.message}
+        sandbox = RemoteSandbox(context, spec, answer.sandbox_id, {}, details)
+        sandbox._learn(_servers(answer, order), {})  # noqa: SLF001
+        return sandbox
+
+    def ask_again(self, api: KlavisClient, lease: Lease) -> None:
+        answer = api.get_sandbox(lease.order.spec.servers[0], lease.sandbox.id)
+        lease.sandbox._learn(_servers(answer, lease.order), answer.model_dump())  # noqa: SLF001
+
+    def fill(self, api: KlavisClient, lease: Lease, until: float) -> None:
+        if lease.order.data is not None:
+            server = lease.order.spec.servers[0]
+            api.initialize_sandbox(server, lease.sandbox.id, lease.order.data, deadline=clock.left(until))
+
+    def release(self, api: KlavisClient, lease: Lease, patience: float | None) -> None:
+        # Where its time is over, the same id may be somebody else's by now: the API then skips the release.
+        found = (parse_qs(urlsplit(url).query).get("instance_id") for url in lease.sandbox.urls.values())
+        instance = next((ids[0] for ids in found if ids), None)
+        server = lease.order.spec.servers[0]
+        api.release_sandbox(server, lease.sandbox.id, instance_id=instance, deadline=patience)
+
+
+KINDS: Mapping[str, Kind] = {"local": Local(), "remote": Remote()}
+
+
+def trouble_of(lease: Lease) -> str:
+    """Why a sandbox cannot be used, by what the API says of it; empty where it can."""
+    sandbox, details = lease.sandbox, lease.sandbox._details  # noqa: SLF001
+    said = f" ({redaction.redact(str(details['message']))})" if details.get("message") else ""
+    if details.get("status") == "error":
+        return f"{sandbox!r} was acquired in the state 'error'{said}"
+    missing = details.get("missing") or {}
+    if missing and lease.order.spec.servers != ("ALL",):
+        told = "; ".join(f"{name}: {why}" for name, why in missing.items())
+        return f"{sandbox!r} came without some of its servers: {told}"
+    if not sandbox.servers:
+        return f"{sandbox!r} was acquired, but no answer holds a server URL{said}"
+    return ""
+
+
+def _named(
+    items: Sequence[LocalSandboxServerItem], asked: Sequence[str]
+) -> Iterable[tuple[str, LocalSandboxServerItem]]:
+    """Each server of an answer under the name that was asked for, also where the API calls it a little otherwise."""
+    names = [catalog.resolve(item.server_name or "") for item in items]
+    lacking = [name for name in asked if name not in names and name != "ALL"]
+    for name, item in zip(names, items, strict=True):
+        near = [] if name in asked else difflib.get_close_matches(name, lacking, n=1)
+        if name not in asked and len(lacking) == 1 and len(items) == len(asked):
+            near = lacking
+        if near:
+            lacking = [one for one in lacking if one != near[0]]
+        yield (near[0] if near else name), item
+
+
+def _servers(answer: CreateSandboxResponse | SandboxInfo, order: Order) -> dict[str, Server]:
+    """The servers of an answer about a remote sandbox; the only one has the name that was asked for."""
+    name = order.spec.servers[0]
+    servers = {}
+    for key, url in answer.urls.items():
+        redaction.register_url(url)
+        shown = order.given.get(name, name) if key == name or len(answer.urls) == 1 else key
+        servers[shown] = Server(shown, url)
+    return servers
