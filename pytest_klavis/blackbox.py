@@ -135,10 +135,11 @@ class Workspaces:
 
 
 def _unpack(wanted: Wanted, archive: Path, tree: Path) -> Extracted:
-    from .workspace.archive import extract  # noqa: PLC0415
+    from .workspace.archive import Limits, extract  # noqa: PLC0415
 
     try:
-        return extract(archive, tree, packed_from=wanted.path)
+        # An agent's names are taken as they are: what they mean on other systems is no trouble of this machine.
+        return extract(archive, tree, limits=Limits(portable=False), packed_from=wanted.path)
     except ArchiveError as error:
         raise ArchiveError(f"the workspace of Blackbox run {wanted.run_id!r} cannot be unpacked: {error}") from None
 

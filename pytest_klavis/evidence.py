@@ -10,10 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import redaction
+from . import clock, redaction
 from .artifacts import shown
-from .errors import ArchiveError, InfraError, NotFoundError, TransportError
+from .errors import ApiError, ArchiveError, InfraError, NotFoundError, TransportError
 from .handles import LocalSandbox, RemoteSandbox
+from .handles.data import state_of
 from .workspace.archive import Limits
 from .workspace.archive import extract as extract_archive
 from .workspace.diff import diff_archives
@@ -21,6 +22,9 @@ from .workspace.diff import diff_archives
 TEXT_LIMIT = 200_000
 """Bytes of diff that `changes.txt` holds at most."""
 SHOWN_CHANGES = 20
+NO_ROUTE = ("", "Not Found")
+CONFIRM = 5.0
+"""Seconds for asking whether a sandbox still exists."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,8 @@ class Saved:
     """For the failure report."""
     gone: InfraError | None = None
     """The sandbox was not there any more: nothing that the test saw of it counts."""
+    again: bool = False
+    """A call could not even be sent: what stopped it may be over with the test."""
 
 
 def save(
@@ -41,28 +47,65 @@ def save(
     facts: Mapping[str, Any],
     extract: bool,
     patience: float,
+    unreachable_is_gone: bool,
 ) -> Saved:
     """Save what `sandbox` holds. `patience` is how many seconds the download may take.
 
+    `unreachable_is_gone`: the server lives for this run alone, so one that does not answer is no passing trouble.
     Trouble with the state is told in the text and in `sandbox.json`; the facts are saved all the same.
     """
     directory.mkdir(parents=True, exist_ok=True)
     record = dict(facts)
     lines: list[str] = []
     troubles: list[str] = []
-    gone = None
+    gone: InfraError | None = None
+    again, complete = False, True
+    until = clock.monotonic() + patience
     for what, step in _steps(sandbox, directory, seed, extract=extract, patience=patience):
         try:
             lines += step()
         except (InfraError, OSError) as error:
+            complete = False
+            exists = _exists(sandbox, error, until)
+            if exists and _has_no_dump(error):
+                lines.append(f"{what}: the server holds no data that could be saved")
+                continue
             troubles.append(redaction.redact(str(error)))
             lines.append(f"{what} could NOT be saved: {troubles[-1]}")
-            gone = error if isinstance(error, NotFoundError | TransportError) else gone
+            again = again or (isinstance(error, TransportError) and error.sent is False)
+            unreachable = unreachable_is_gone and isinstance(error, TransportError)
+            if isinstance(error, InfraError) and (exists is False or unreachable):
+                gone = error
     if troubles:
         record["dump_error"] = "\n".join(troubles)
-    lines.append(f"{'what is known of it:' if troubles else 'saved in'} {shown(directory)}")
+    lines.append(f"{'saved in' if complete else 'what is known of it:'} {shown(directory)}")
     _write(directory / "sandbox.json", redaction.redact_mapping(record))
-    return Saved("\n".join(lines), gone)
+    return Saved("\n".join(lines), gone, again)
+
+
+def _exists(sandbox: LocalSandbox | RemoteSandbox, error: InfraError | OSError, until: float) -> bool | None:
+    """Whether the API still knows the sandbox; None where that is not known.
+
+    A dump can fail for many reasons, and only the end of the sandbox takes the verdict from its test.
+    """
+    if isinstance(error, OSError) or (isinstance(error, TransportError) and error.sent is False):
+        return None
+    api, deadline = sandbox._context.api, min(CONFIRM, max(until - clock.monotonic(), 0.5))  # noqa: SLF001
+    try:
+        if isinstance(sandbox, RemoteSandbox):
+            api.get_sandbox(sandbox._name, sandbox.id, deadline=deadline)  # noqa: SLF001
+        else:
+            api.get_local_sandbox(sandbox.id, deadline=deadline)
+    except NotFoundError:
+        return False
+    except InfraError:
+        return None
+    return True
+
+
+def _has_no_dump(error: InfraError | OSError) -> bool:
+    """Whether the route is what does not exist: then the answer does not say what was not found."""
+    return isinstance(error, ApiError) and (error.status == 405 or (error.status == 404 and error.body in NO_ROUTE))
 
 
 def _steps(
@@ -70,13 +113,19 @@ def _steps(
 ) -> Iterator[tuple[str, Callable[[], list[str]]]]:
     """What there is to save, each by itself: trouble with one does not cost the others."""
     if isinstance(sandbox, RemoteSandbox):
-        yield "its state", lambda: _save_data(directory / "data.json", "its state", sandbox._state)  # noqa: SLF001
+        file, dump = directory / "data.json", partial(_state, sandbox, patience)
+        yield "its state", partial(_save_data, file, "its state", dump)
         return
     yield "its state", lambda: _save_workspace(sandbox, directory, seed, extract=extract, patience=patience)
     for name, holder in sandbox._holders.items():  # noqa: SLF001
         dump = partial(holder.dump, deadline=patience)
         file = directory / f"data-{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}.json"
         yield f"the data of {name}", partial(_save_data, file, f"the data of {name}", dump)
+
+
+def _state(sandbox: RemoteSandbox, patience: float) -> dict[str, Any]:
+    api, server = sandbox._context.api, sandbox._name  # noqa: SLF001
+    return state_of(api.dump_sandbox(server, sandbox.id, deadline=patience), repr(sandbox))
 
 
 def _save_data(file: Path, what: str, dump: Callable[[], Mapping[str, Any]]) -> list[str]:

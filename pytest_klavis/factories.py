@@ -152,7 +152,8 @@ class Factory:
     async def acquire(self, *args: Any, **kwargs: Any) -> Any:
         import anyio.to_thread  # noqa: PLC0415  only async tests need it
 
-        # Here, as timers can only be set in the main thread.
+        # Here, as timers and signal handlers can only be set in the main thread.
+        self._session.take_signals()
         with self._session.waiting():
             return await anyio.to_thread.run_sync(partial(self._make, *args, **kwargs))
 

@@ -54,6 +54,7 @@ def _remote(request: pytest.FixtureRequest) -> Iterator[RemoteSandboxFactory]:
 
 
 local_sandbox = pytest.fixture(_local, name="local_sandbox")
+klavis_local_sandbox = pytest.fixture(_local, name="klavis_local_sandbox")  # where a project's own fixture hides it
 class_local_sandbox = pytest.fixture(_local, name="class_local_sandbox", scope="class")
 module_local_sandbox = pytest.fixture(_local, name="module_local_sandbox", scope="module")
 package_local_sandbox = pytest.fixture(_local, name="package_local_sandbox", scope="package")
@@ -64,12 +65,6 @@ class_klavis_sandbox = pytest.fixture(_remote, name="class_klavis_sandbox", scop
 module_klavis_sandbox = pytest.fixture(_remote, name="module_klavis_sandbox", scope="module")
 package_klavis_sandbox = pytest.fixture(_remote, name="package_klavis_sandbox", scope="package")
 session_klavis_sandbox = pytest.fixture(_remote, name="session_klavis_sandbox", scope="session")
-
-
-@pytest.fixture
-def klavis_local_sandbox(local_sandbox: LocalSandboxFactory) -> LocalSandboxFactory:
-    """`local_sandbox` under a name that nobody else has."""
-    return local_sandbox
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import parse_qs, urlsplit
 
 from . import catalog, clock, redaction
+from .errors import NotFoundError
 from .handles import Context, LocalSandbox, RemoteSandbox, Server
 from .handles.data import ServerData
 
@@ -32,8 +33,8 @@ __tracebackhide__ = True  # users read their own frames
 class Kind(Protocol):
     """One kind of sandbox."""
 
-    def acquire(self, api: KlavisClient, order: Order, context: Context) -> LocalSandbox | RemoteSandbox:
-        """Acquire one and give its handle, whatever else the answer says."""
+    def acquire(self, api: KlavisClient, order: Order, context: Context, until: float) -> LocalSandbox | RemoteSandbox:
+        """Acquire one and give its handle, whatever else the answer says; until then by the monotonic clock."""
         ...
 
     def ask_again(self, api: KlavisClient, lease: Lease) -> None:
@@ -52,14 +53,14 @@ class Kind(Protocol):
 class Local:
     """Several servers over one workspace."""
 
-    def acquire(self, api: KlavisClient, order: Order, context: Context) -> LocalSandbox:
+    def acquire(self, api: KlavisClient, order: Order, context: Context, until: float) -> LocalSandbox:
         spec = order.spec
         answer = api.acquire_local_sandbox(
             "ALL" if spec.servers == ("ALL",) else list(spec.servers),
             benchmark=spec.benchmark,
             test_account_email=spec.account,
             ttl_seconds=order.ttl,
-            deadline=order.patience,
+            deadline=clock.left(until),
         )
         sandbox = LocalSandbox(context, spec, answer.local_sandbox_id, {}, {})
         self._learn(api, sandbox, order, answer)
@@ -119,7 +120,7 @@ class Local:
 class Remote:
     """One SaaS server over a test account."""
 
-    def acquire(self, api: KlavisClient, order: Order, context: Context) -> RemoteSandbox:
+    def acquire(self, api: KlavisClient, order: Order, context: Context, until: float) -> RemoteSandbox:
         spec = order.spec
         answer = api.acquire_sandbox(
             spec.servers[0],
@@ -127,7 +128,7 @@ class Remote:
             test_account_email=spec.account,
             tags=dict(spec.tags) or None,
             ttl_seconds=order.ttl,
-            deadline=order.patience,
+            deadline=clock.left(until),
         )
         details = {"status": answer.status, "message": answer.message}
         sandbox = RemoteSandbox(context, spec, answer.sandbox_id, {}, details)
@@ -144,11 +145,35 @@ class Remote:
             api.initialize_sandbox(server, lease.sandbox.id, lease.order.data, deadline=clock.left(until))
 
     def release(self, api: KlavisClient, lease: Lease, patience: float | None) -> None:
+        until = None if patience is None else clock.monotonic() + patience
+        server, number = lease.order.spec.servers[0], lease.sandbox.id
         # Where its time is over, the same id may be somebody else's by now: the API then skips the release.
-        found = (parse_qs(urlsplit(url).query).get("instance_id") for url in lease.sandbox.urls.values())
-        instance = next((ids[0] for ids in found if ids), None)
-        server = lease.order.spec.servers[0]
-        api.release_sandbox(server, lease.sandbox.id, instance_id=instance, deadline=patience)
+        instance = instance_of(lease.sandbox.urls.values())
+        answer = api.release_sandbox(server, number, instance_id=instance, deadline=patience)
+        if instance is None or answer.status in ("", "idle"):
+            return
+        # Skipped, or only told in other words: nobody documents what the API compares with.
+        if _is_still(api, server, number, instance, until):
+            api.release_sandbox(server, number, deadline=_rest(until))
+
+
+def instance_of(urls: Iterable[str]) -> str | None:
+    """Which lease of a remote sandbox URLs belong to."""
+    found = (parse_qs(urlsplit(url).query).get("instance_id") for url in urls)
+    return next((ids[0] for ids in found if ids), None)
+
+
+def _is_still(api: KlavisClient, server: str, number: str, instance: str, until: float | None) -> bool:
+    """Whether a sandbox is held, and by the same lease as when it was acquired."""
+    try:
+        details = api.get_sandbox(server, number, deadline=_rest(until))
+    except NotFoundError:
+        return False
+    return details.status != "idle" and instance_of(details.urls.values()) == instance
+
+
+def _rest(until: float | None) -> float | None:
+    return None if until is None else max(until - clock.monotonic(), 0.3)
 
 
 KINDS: Mapping[str, Kind] = {"local": Local(), "remote": Remote()}

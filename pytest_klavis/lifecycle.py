@@ -21,6 +21,7 @@ from .errors import (
     KlavisError,
     RequestRefusedError,
     SeedError,
+    ServerError,
     TransportError,
     UnavailableError,
 )
@@ -41,6 +42,9 @@ __tracebackhide__ = True  # users read their own frames
 
 _OPERATIONS = frozenset(one.name for one in vars(operations).values() if isinstance(one, operations.Operation))
 """Calls that the API's key opens; a server of a sandbox may refuse on its own account."""
+
+
+_ACQUIRES = (operations.ACQUIRE_SANDBOX.name, operations.ACQUIRE_LOCAL_SANDBOX.name)
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,8 @@ class Desk:
         """Those that are not handed over."""
         self._locked_out: AuthError | None = None
         """What the API said about the key; nothing more is acquired then."""
+        self.hurry: Callable[[int], float | None] = lambda _count: None
+        """Seconds for the first of so many releases; None where there is no hurry."""
         tally.isolation = endpoint.isolation
 
     @property
@@ -114,7 +120,7 @@ class Desk:
         try:
             return self._usable(order, began + order.patience)
         except InfraError as error:
-            self._notice(error, order)
+            self.notice(error, order.test)
             raise
         finally:
             self.tally.seconds_waited += clock.monotonic() - began
@@ -138,7 +144,15 @@ class Desk:
             **about,
         }
         begin_run(run_of(directory))
-        return save(lease.sandbox, directory, seed=lease.context.seed, facts=facts, extract=extract, patience=patience)
+        return save(
+            lease.sandbox,
+            directory,
+            seed=lease.context.seed,
+            facts=facts,
+            extract=extract,
+            patience=patience,
+            unreachable_is_gone=self.endpoint.name == "embedded",
+        )
 
     def hand_over(
         self, lease: Lease, *, keep: bool = False, why: str = "its test is over", patience: float | None = None
@@ -200,7 +214,8 @@ class Desk:
                 archive = folder / "seed.tar.gz"
                 order.seed.pack_to(archive)
             with held():
-                lease = self._acquire(order, Context(self.api, folder, self._reporter(order), order.find, archive))
+                context = Context(self.api, folder, self._reporter(order), order.find, archive)
+                lease = self._acquire(order, context, until)
             self._check(lease)
             self._fill(lease, until)
         except BaseException as error:
@@ -210,23 +225,30 @@ class Desk:
             raise
         return lease
 
-    def _acquire(self, order: Order, context: Context) -> Lease:
+    def _acquire(self, order: Order, context: Context, until: float) -> Lease:
         spec = order.spec
         try:
-            sandbox = KINDS[spec.kind].acquire(self.api, order, context)
+            sandbox = KINDS[spec.kind].acquire(self.api, order, context, until)
         except RequestRefusedError as error:
             if self.endpoint.name == "embedded" and _exists_elsewhere(spec):
                 raise UnavailableError(f"the embedded backend has no {spec}:\n{error}") from None
             raise
-        except (TransportError, KeyboardInterrupt) as error:
-            if self.owner is None and getattr(error, "sent", True) is not False:
-                self.tally.unknown.append(f"a {spec} for {order.test}")
+        except (InfraError, KeyboardInterrupt) as error:
+            self.doubt(error, f"a {spec} for {order.test}")
             raise
         lease = Lease(order, sandbox, context, os.getpid(), clock.monotonic())
         self._leases.append(lease)
         self.tally.acquired += 1
         self._note(sandbox.id, order)
         return lease
+
+    def doubt(self, error: BaseException, what: str) -> None:
+        """An acquire ended in `error`: name what it may have made all the same. An embedded server knows it itself."""
+        if self.owner is not None or not _may_have_been_made(error):
+            return
+        self.tally.unknown.append(what)
+        if isinstance(error, ServerError):
+            error.add_note("A gateway may have said so while the sandbox was made: it is named in the summary.")
 
     def _note(self, sandbox_id: str, order: Order) -> None:
         if self.owner is not None:
@@ -269,17 +291,17 @@ class Desk:
 
     def _reporter(self, order: Order) -> Callable[[InfraError], None]:
         def report(error: InfraError) -> None:
-            self._notice(error, order)
+            self.notice(error, order.test)
             order.report(error)
 
         return report
 
-    def _notice(self, error: BaseException | None, order: Order) -> None:
+    def notice(self, error: BaseException | None, test: str) -> None:
         """Remember that the API has refused the key: every further acquire would only wait for the same answer."""
         while error is not None and self._locked_out is None:
-            if isinstance(error, AuthError) and error.operation in _OPERATIONS:
+            if isinstance(error, AuthError) and _is_about_the_key(error):
                 self._locked_out = copy.copy(error)
-                who = order.test or "an acquire"
+                who = test or "an acquire"
                 self._locked_out.add_note(f"{who} was told so first; since then nothing more is asked for.")
             error = error.__cause__
 
@@ -287,7 +309,7 @@ class Desk:
         try:
             KINDS[lease.order.spec.kind].release(self.api, lease, patience)
         except (InfraError, OSError) as error:
-            self._notice(error, lease.order)
+            self.notice(error, lease.order.test)
             # An embedded server releases what a dead owner held; on the cloud the TTL does.
             self.tally.leaked.append(f"{lease.sandbox.id} ({str(error).splitlines()[0]})")
             return
@@ -296,6 +318,19 @@ class Desk:
 
 class _BrokenSandboxError(BackendError):
     """A sandbox was acquired that cannot be used: another one may be better."""
+
+
+def _is_about_the_key(error: AuthError) -> bool:
+    """A 403 of another route than an acquire may be about a plan, or the account behind one sandbox."""
+    return error.operation in (_OPERATIONS if error.status == 401 else _ACQUIRES)
+
+
+def _may_have_been_made(error: BaseException) -> bool:
+    """Whether an acquire that ended in `error` may have been carried out: its answer was lost, maybe on the way."""
+    if isinstance(error, ServerError):
+        return error.status in (500, 502, 504)  # 503 turns it away unread
+    lost = isinstance(error, TransportError) and error.sent is not False
+    return lost or isinstance(error, KeyboardInterrupt)
 
 
 def _exists_elsewhere(spec: Spec) -> bool:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import spec
 from .arguments import Template, bind, load_data
+from .errors import SpecError
 from .settings import WIDE_TTL
 from .spec import Ask
 from .state import STATE
@@ -37,6 +40,7 @@ def order(session: KlavisSession, ask: Ask, request: pytest.FixtureRequest, item
     if data is not None and wanted.kind == "local":
         of_servers = spec.data_by_server(data, wanted, given)
         data = {server: load_data(template.fill(one), look_up) for server, one in of_servers.items()}
+    _check_json(data)
     settings = session.settings
     return Order(
         spec=wanted,
@@ -50,6 +54,15 @@ def order(session: KlavisSession, ask: Ask, request: pytest.FixtureRequest, item
         find=look_up,
         report=session.record,
     )
+
+
+def _check_json(data: Mapping[str, Any] | None) -> None:
+    if data is None:
+        return
+    try:
+        json.dumps(dict(data), ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise SpecError(f"data= cannot be sent, as it is no JSON: {error}") from None
 
 
 def benchmark_of(session: KlavisSession, request: pytest.FixtureRequest) -> str | None:

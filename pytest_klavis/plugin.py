@@ -67,6 +67,30 @@ def pytest_configure(config: pytest.Config) -> None:
     redaction.register_environment()
     markers.register(config)
     config.stash[KEY] = KlavisSession(config, settings_room.load(config), Run.of(config))
+    config.pluginmanager.register(_Broken(), "klavis-broken")
+
+
+class _Broken:
+    """A run that broke inside is no success. xdist ends with 0 when the error was a worker's."""
+
+    broken = False
+
+    def pytest_internalerror(self) -> None:
+        self.broken = True
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self.broken and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_cmdline_main() -> Generator[None, Any, Any]:
+    try:
+        return (yield)
+    except BaseException as error:
+        scrub_error(error)
+        raise
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

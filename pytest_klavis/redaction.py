@@ -13,7 +13,7 @@ import threading
 from collections.abc import Collection, Iterator, Mapping
 from itertools import islice
 from typing import Any
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from . import secret_forms
 from .secret_forms import SHORTEST
@@ -50,8 +50,6 @@ class Registry:
         self._lock = threading.RLock()
         self._shown: dict[str, str] = {}
         self._by_end: dict[str, list[str]] = {}
-        self._by_start: dict[str, list[str]] = {}
-        """By the first four characters: what a text shows of a secret that was shortened to its ends."""
         self._words: dict[str, str] = {}
         self._word_of: dict[str, str] = {}
         """Each run of six characters of a word -> the word."""
@@ -76,14 +74,15 @@ class Registry:
         except ValueError:  # half a URL; as a secret it is one all the same
             self.register(url, "<url>")
             return
-        if not (parts.path.strip("/") or parts.query or parts.password):
+        if not (parts.path.strip("/") or parts.query or parts.username or parts.password):
             return
         with self._lock:
             self._add(url, f"<{label} url>")
             if parts.query:
                 self._add(f"{parts.path}?{parts.query}", f"<{label} url>")
-        if parts.password:
-            self.register(unquote(parts.password), f"<password of {label}>")
+        for secret, what in secret_forms.of_url(parts):
+            if secret not in public:
+                self.register(secret, f"<{what} of {label}>")
         for name, value in parse_qsl(parts.query):
             if name == "local_sandbox_id":  # the id of a local sandbox is what reports name it by
                 with self._lock:
@@ -98,23 +97,21 @@ class Registry:
         """
         ids = frozenset(_ids(answer))
         for path, value in _secret_leaves(answer):
-            if "://" in value:
-                self.register_url(value, public=ids)
-            elif value not in ids and not secret_forms.is_ordinary(path, value):
-                self.register(value, f"<{path}>")
+            for inner, part in secret_forms.parts(path, value):
+                if secret_forms.is_url(part):
+                    self.register_url(part, public=ids)
+                elif part not in ids and not secret_forms.is_ordinary(inner, part):
+                    self.register(part, f"<{inner}>")
 
     def redact(self, text: str) -> str:
         """`text` without any registered secret, Bearer token, credential header or signed query."""
         if len(text) < SHORTEST:
             return text
-        if self._shown:
-            reading = Reading(text, undo=True)
-            text = self._hide(reading, pieces=True)
-            if (
-                reading.escaped
-            ):  # what stands before or after a secret can make an escape of its first or last character
-                text = self._hide(Reading(text, undo=False), pieces=False)
-        return secret_forms.hide_unregistered(text)
+        reading = Reading(text, undo=bool(self._shown))
+        text = self._hide(reading, pieces=True)
+        if reading.escaped:  # what stands before or after a secret can make an escape of its first or last character
+            text = self._hide(Reading(text, undo=False), pieces=False)
+        return text
 
     def holds(self, text: str) -> bool:
         """Whether a registered secret stands in `text` as a whole."""
@@ -142,7 +139,6 @@ class Registry:
             if len(form) >= SHORTEST and form not in self._shown:
                 self._shown[form] = shown_as
                 self._by_end.setdefault(form[-SHORTEST:], []).append(form)
-                self._by_start.setdefault(form[:4], []).append(form)
 
     def _add_word(self, word: str, shown_as: str) -> None:
         if word in self._words:
@@ -162,12 +158,15 @@ class Registry:
     def _hide(self, reading: Reading, *, pieces: bool) -> str:
         left, spans, runs = self._whole(reading.plain)
         if pieces:
-            spans += self._shortened(left)
             spans += self._pieces(left, runs)
+        # In the text as it was: a registered "Bearer" must not hide what the other word is.
+        spans += secret_forms.unregistered(reading.plain)
         return reading.replaced(spans) if spans else reading.text
 
     def _whole(self, text: str) -> tuple[str, list[tuple[int, int, str]], set[str]]:
         """Whole secrets: the text with them blanked, where they stood, and the runs of words that it holds."""
+        if not self._shown:
+            return text, [], set()
         with self._lock:
             ends: set[str] = set()
             runs: set[str] = set()
@@ -186,14 +185,6 @@ class Registry:
             text = secret_forms.blanked(text, here)
         return text, spans, runs
 
-    def _shortened(self, text: str) -> Iterator[tuple[int, int, str]]:
-        """Yield what is shown for a secret that somebody shortened to its ends, as pytest does in assertions."""
-        for first, last, head, tail in secret_forms.elisions(text):
-            for form in self._by_start.get(head[:4], ()):
-                if form.startswith(head) and form.endswith(tail):
-                    yield first, last, self._shown[form]
-                    break
-
     def _pieces(self, text: str, runs: set[str]) -> Iterator[tuple[int, int, str]]:
         """Yield the pieces of words, eight characters or more, that a diff, a cut or a wrapped line left over."""
         done = 0
@@ -202,16 +193,19 @@ class Registry:
                 continue
             word = self._word_of[text[at : at + SHORTEST]]
             first, last = secret_forms.common(text, at, word)
-            if last - first >= _SHORTEST_PIECE and secret_forms.is_random(text[first:last]):
+            piece = text[first:last]
+            # Dashes do not count: every UUID has them at the same places.
+            if len(piece) - piece.count("-") - piece.count("_") >= _SHORTEST_PIECE and secret_forms.is_random(piece):
                 done = last
                 yield first, last, self._words[word]
 
 
 def _label(parts: SplitResult) -> str:
     """Return what may be read of a URL: `host:port`, and the server's name where the path says it before `/mcp`."""
-    host = parts.netloc.rpartition("@")[2]
+    host = parts.netloc.rpartition("@")[2].partition(";")[0]
     steps = [step for step in parts.path.split("/") if step]
-    server = "/".join(steps[: steps.index("mcp")]) if "mcp" in steps else ""
+    told = steps[: steps.index("mcp")] if "mcp" in steps else []
+    server = "/".join(step for step in told if not secret_forms.is_token(step))  # some have a token in the path
     return f"{host}/{server}" if server else host or "some"
 
 
@@ -246,13 +240,16 @@ def _secret_leaves(answer: Any) -> Iterator[tuple[str, str]]:
 def _leaves(value: Any, path: str) -> Iterator[tuple[str, str]]:
     if isinstance(value, dict):
         for key, inner in value.items():
-            yield from _leaves(inner, f"{path}.{key}")
+            token = path.startswith("auth_data") and secret_forms.is_token(key)  # tokens are keys of what they open
+            if token:
+                yield path, key
+            yield from _leaves(inner, path if token else f"{path}.{key}")
     elif isinstance(value, list):
         for inner in value:
             yield from _leaves(inner, path)
     elif isinstance(value, str):
         yield path, value
-        if value.lstrip().startswith("{"):  # a credentials file, as text
+        if value.lstrip().startswith(("{", "[")):  # a credentials file, as text
             try:
                 yield from _leaves(json.loads(value), path)
             except ValueError:
@@ -263,21 +260,6 @@ def _leaves(value: Any, path: str) -> Iterator[tuple[str, str]]:
 
 # One registry per process: a secret that any client has seen is hidden in all that this process prints.
 _REGISTRY = Registry()
-
-
-def register(secret: str, shown_as: str) -> None:
-    """Show `shown_as` wherever `secret` would be printed. Secrets shorter than six characters are ignored."""
-    _REGISTRY.register(secret, shown_as)
-
-
-def register_url(url: str) -> None:
-    """Show a URL as `<host/server url>` wherever it would be printed."""
-    _REGISTRY.register_url(url)
-
-
-def register_answer(answer: Any) -> None:
-    """Register what is secret in a JSON answer of the API: its URLs and all under `auth_data` and `metadata`."""
-    _REGISTRY.register_answer(answer)
 
 
 def register_environment(environ: Mapping[str, str] = os.environ) -> None:
@@ -291,16 +273,9 @@ def known() -> bool:
     return bool(_REGISTRY)
 
 
-def redact(text: str) -> str:
-    """`text` without any registered secret, Bearer token, credential header or signed query."""
-    return _REGISTRY.redact(text)
-
-
-def holds(text: str) -> bool:
-    """Whether a registered secret stands in `text` as a whole."""
-    return _REGISTRY.holds(text)
-
-
-def redact_mapping(value: Mapping[str, Any] | Any) -> Any:
-    """A copy of a JSON-like value without secrets; what stands under a secret's key is hidden whole."""
-    return _REGISTRY.redact_mapping(value)
+register = _REGISTRY.register
+register_url = _REGISTRY.register_url
+register_answer = _REGISTRY.register_answer
+redact = _REGISTRY.redact
+redact_mapping = _REGISTRY.redact_mapping
+holds = _REGISTRY.holds

@@ -6,41 +6,49 @@ import json
 import re
 from base64 import b64encode
 from collections.abc import Iterator
+from urllib.parse import SplitResult, unquote
 
 # Replacing a shorter string than this everywhere would garble more than it hides.
 SHORTEST = 6
 _SHORTEST_LINE = 8
+_LONG_USER = 16
 _SHORTEST_BASE64 = 10
-_LONGEST_END = 400
-"""How far a shortened secret is followed to each side of its `...`, in characters."""
 
 _SECRET_NAME = re.compile(
     r"token|key|secret|passw|passphrase|passcode|pwd|credential|private|signature|cookie|bearer|authorization",
     re.IGNORECASE,
 )
+_SAYS_WHAT_IT_IS = re.compile(r"(?:^|.*_)(?:type|name|expir\w*|scopes?|uri|url|at)|is_.*", re.IGNORECASE)
+"""A name of a value that is about a secret, and is none: `token_type`, `secret_name`, `key_expires_at`."""
 _NUMBER = re.compile(r"v?[\d.,:/TZ+ -]+")
 _WORDS = re.compile(
     r"(?:[a-z]{1,16}|[A-Z]{1,16}|[A-Z][a-z]{1,15})(?:[ ._-](?:[a-z]{1,16}|[A-Z]{1,16}|[A-Z][a-z]+))*\d{0,2}"
 )
 # Hiding these would hide the names of servers, and half of every message.
-_PLACEHOLDERS = frozenset(("postgres", "mongodb", "github", "password", "secret", "default", "changeme", "public"))
+_PLACEHOLDERS = frozenset(
+    (
+        *("postgres", "mongodb", "github", "password", "secret", "default", "changeme", "public", "bearer", "basic"),
+        *("oauth", "oauth2", "authorized_user", "service_account", "production", "enabled", "disabled"),
+    )
+)
 _LONG_WORD = re.compile(r"[A-Za-z0-9_-]{16,}")
+_NAME = re.compile(r"[A-Za-z]+\d{0,4}(?:[._-][A-Za-z]+\d{0,4})*")
 # Words, names and numbers in a row, the first and the last one perhaps cut: github_pat_, oauth2, 2026-11-22, HttpError.
 _PLAIN_PIECE = re.compile(
     r"[a-z]{0,2}(?:[A-Z]?+[a-z]{3,}+|[A-Z]{3,}+(?:[a-z]{3,}+)?|\d++|[_-])*+(?:[A-Z]?[a-z]{0,2}|[A-Z]{0,2})"
 )
-_END = re.compile(r"""[^\s'"<>]*""")
-_ELLIPSIS = re.compile(r"(?<!\.)\.\.\.(?!\.)")
+_URL = re.compile(r"[a-z][a-z0-9+.-]{0,30}://\S+", re.IGNORECASE)
+_NAMED = re.compile(r"([A-Za-z_][\w.-]*)=(.+)")
 
 # The lookahead wants a digit, or an end as of base64: "bearer token" and "basic rules" in a sentence stay.
-_LOOKS_MADE = r"(?=[\w.~+/=-]{0,4000}(?:\d|\w==?(?!\w)))"
-_BEARER = re.compile(rf"\b(bearer|basic)\s+{_LOOKS_MADE}[\w.~+/=-]{{6,}}", re.IGNORECASE)
+_LOOKS_MADE = r"(?=[\w.~+/=-]{0,200}(?:\d|\w==?(?!\w)))"
+_BEARER = re.compile(rf"\b(?:bearer|basic)\s+{_LOOKS_MADE}(?P<secret>[\w.~+/=-]{{6,}})", re.IGNORECASE)
 _HEADER = re.compile(
-    r"""\b((?:x-email-config|x-auth-data|x-api-key|proxy-authorization|authorization)['"]?\s?[:=,]\s?b?['"]?)"""
-    rf"(?!bearer|basic){_LOOKS_MADE}[\w.~+/=-]{{8,}}",
+    r"""\b(?:x-email-config|x-auth-data|x-api-key|proxy-authorization|authorization)['"]?\s?[:=,]\s?b?['"]?"""
+    rf"(?!bearer|basic){_LOOKS_MADE}(?P<secret>[\w.~+/=-]{{8,}})",
     re.IGNORECASE,
 )
-_QUERY = re.compile(r"""(https?://[^\s'"<>?]{1,500})\?([^\s'"<>]{1,8000})""", re.IGNORECASE)
+_QUERY = re.compile(r"""https?://[^\s'"<>?]{1,500}\?(?P<secret>[^\s'"<>]{1,8000})""", re.IGNORECASE)
 _SIGNED = re.compile(
     r"(?:^|[^a-z0-9])(?:x-goog-signature|x-amz-signature|signature|sig|token|instance_id|local_sandbox_id)=",
     re.IGNORECASE,
@@ -78,6 +86,11 @@ def words(secret: str) -> list[str]:
     return [] if "://" in secret else [word for word in _LONG_WORD.findall(secret) if is_random(word)]
 
 
+def is_token(name: str) -> bool:
+    """Whether what stands where names stand, in a path or as a key, is a token: `client_x509_cert_url` is none."""
+    return bool(words(name)) and not _NAME.fullmatch(name)
+
+
 def is_random(piece: str) -> bool:
     """Whether a piece of a word is more than dates, numbers and ordinary words that the word is made of."""
     return not _PLAIN_PIECE.fullmatch(piece)
@@ -90,7 +103,7 @@ def is_ordinary(name: str, value: str) -> bool:
     """
     if value.lower() in _PLACEHOLDERS:
         return True
-    if _SECRET_NAME.search(name):
+    if _SECRET_NAME.search(name) and not _SAYS_WHAT_IT_IS.fullmatch(name.rpartition(".")[2]):
         return False
     return bool(_NUMBER.fullmatch(value) or _WORDS.fullmatch(value))
 
@@ -118,16 +131,6 @@ def blanked(text: str, spans: list[tuple[int, int]]) -> str:
     return "".join((*pieces, text[at:]))
 
 
-def elisions(text: str) -> Iterator[tuple[int, int, str, str]]:
-    """Yield (start, end, head, tail) of each word in `text` that has `...` in it."""
-    for found in _ELLIPSIS.finditer(text):
-        before = _END.match(text[max(found.start() - _LONGEST_END, 0) : found.start()][::-1])
-        after = _END.match(text, found.end(), found.end() + _LONGEST_END)
-        head, tail = before[0][::-1] if before else "", after[0] if after else ""
-        if len(head) >= 4 and len(tail) >= 2:
-            yield found.start() - len(head), found.end() + len(tail), head, tail
-
-
 def common(text: str, at: int, word: str) -> tuple[int, int]:
     """The longest piece of `word` in `text` around the run of six characters at `at`."""
     inside = word.index(text[at : at + SHORTEST])
@@ -140,12 +143,37 @@ def common(text: str, at: int, word: str) -> tuple[int, int]:
     return first, last
 
 
-def hide_unregistered(text: str) -> str:
-    """`text` without Bearer tokens, credential headers and signed queries, known or not."""
-    text = _BEARER.sub(r"\1 <redacted>", text)
-    text = _HEADER.sub(r"\1<redacted>", text)
-    return _QUERY.sub(_without_signature, text)
+def is_url(value: str) -> bool:
+    """Whether `value` is a URL, and nothing else stands before or after it."""
+    return bool(_URL.fullmatch(value))
 
 
-def _without_signature(found: re.Match[str]) -> str:
-    return f"{found[1]}?<signed query>" if _SIGNED.search(found[2]) else found[0]
+def parts(path: str, value: str) -> Iterator[tuple[str, str]]:
+    """Yield (dotted path, string) of `value` itself, and of what it names where it is settings: `A=b;C=d`."""
+    yield path, value
+    for piece in re.split(r"[\s;]+", value):
+        if named := _NAMED.fullmatch(piece):
+            yield f"{path}.{named[1]}", named[2].strip("'\"")
+        elif piece != value and (url := _URL.search(piece)):
+            yield path, url[0]
+
+
+def of_url(url: SplitResult) -> Iterator[tuple[str, str]]:
+    """Yield (secret, what it is) of what lets its holder in: password, user name, and steps of the path."""
+    if url.password:
+        yield unquote(url.password), "password"
+    user = unquote(url.username or "")
+    if len(user) >= _LONG_USER or is_random(user):
+        yield user, "user"
+    if not _SIGNED.search(url.query):  # else the query is the key, and the path is what it opens
+        yield from ((unquote(step), "path") for step in url.path.split("/") if is_token(step))
+
+
+def unregistered(text: str) -> Iterator[tuple[int, int, str]]:
+    """Yield (start, end, what is shown) of Bearer tokens, credential headers and signed queries, known or not."""
+    for pattern in (_BEARER, _HEADER):
+        for found in pattern.finditer(text):
+            yield *found.span("secret"), "<redacted>"
+    for found in _QUERY.finditer(text):
+        if _SIGNED.search(found["secret"]):
+            yield *found.span("secret"), "<signed query>"

@@ -14,7 +14,7 @@ import pytest
 
 from . import artifacts, clock, orders
 from .errors import BackendError, InfraError, SpecError, UnavailableError
-from .interrupts import Termination
+from .interrupts import PATIENCE, Termination
 from .logs import redact_logs
 from .settings import Settings
 from .spec import Ask
@@ -31,6 +31,8 @@ OWN_FILES = "files"
 """The folder of an attempt that holds the test's own evidence."""
 DRAIN_AT_END = 300.0
 """Seconds for handing over at an orderly end of the run."""
+LAST_CALL = 0.3
+"""Seconds for a release that comes when the time is up."""
 
 
 class Scope:
@@ -102,9 +104,14 @@ class KlavisSession:
                 from .desk import open_desk  # noqa: PLC0415  httpx and pydantic load with the first sandbox
 
                 self.desk = open_desk(self.settings, self.run.id, self.tally)
+                self.desk.hurry = self.hurry
                 redact_logs(self.config)
-        self._termination.become_interrupts()
+        self.take_signals()
         return self.desk
+
+    def take_signals(self) -> None:
+        """Let SIGTERM and SIGHUP end in the clean-up. Only the main thread can; elsewhere this does nothing."""
+        self._termination.become_interrupts()
 
     def finish(self) -> None:
         """A worker tells the controller what it did; the controller forgets old runs."""
@@ -220,14 +227,27 @@ class KlavisSession:
                 self._settled.notify_all()
 
     def settle(self) -> None:
-        """Wait for sandboxes on their way, as long as there is time for the clean-up."""
+        """Wait for sandboxes on their way; half of the time that is left, as they have to be released as well."""
         with self._settled:
-            if not self._settled.wait_for(lambda: not self._acquiring, max(self.time_left(), 0.0)):
+            if not self._settled.wait_for(lambda: not self._acquiring, max(self.time_left() / 2, 0.0)):
                 self.tally.unknown += [f"a sandbox for {test}" for test in self._acquiring]
 
     def time_left(self) -> float:
         """Seconds that are left for the clean-up at the end."""
         return (self.patience or 0.0) - clock.monotonic()
+
+    def share(self, count: int) -> float:
+        """Seconds for the first of `count` releases at the end. Each is sent, even when the time is up."""
+        return max(self.time_left() / count, LAST_CALL)
+
+    def hurry(self, count: int) -> float | None:
+        """Seconds for the first of `count` releases of fixtures; None where nobody waits for the end of the run."""
+        session = self.config.pluginmanager.get_plugin("session")
+        if getattr(session, "exitstatus", None) != pytest.ExitCode.INTERRUPTED:
+            return None
+        if self.patience is None:
+            self.patience = clock.monotonic() + PATIENCE
+        return self.share(count)
 
     @property
     def run_folder(self) -> Path:

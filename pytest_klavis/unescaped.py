@@ -107,6 +107,15 @@ def unescaped(text: str) -> str:
     return Reading(text, undo=True).plain
 
 
+def encodable(text: str) -> str:
+    """`text` as UTF-8 can carry it: half a character, as JSON may hold, ends a worker of xdist."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "backslashreplace").decode()
+    return text
+
+
 def _meaning(found: re.Match[str]) -> str:
     text = found[0]
     match found.lastgroup:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import signal
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -359,6 +360,57 @@ def test_what_is_left_out_is_told(pytester: pytest.Pytester, blackbox: Blackbox)
             "*WARNING*the workspace of Blackbox run 'empty' is empty: /vercel/sandbox holds no file",
         ]
     )
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_what_is_told_can_be_printed(pytester: pytest.Pytester, blackbox: Blackbox, workers: str) -> None:
+    """A lone surrogate in a log is more than xdist can send: the worker died, and the run passed."""
+    import io
+    import tarfile
+
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz", format=tarfile.PAX_FORMAT) as archive:
+        for name, target in (("./l", "/x\x1b]0;pwned\x07"), ("./n\udcff\x1b", "/x\udcff")):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = tarfile.SYMTYPE, target
+            archive.addfile(link)
+    blackbox.runs["run-1"].archive = out.getvalue()
+    pytester.makepyfile("def test_it(blackbox_workspace):\n    blackbox_workspace('run-1')\n    assert False")
+    result = pytester.runpytest("-n", workers)
+    result.assert_outcomes(failed=1)
+    assert result.ret == 1
+    shown = result.stdout.str()
+    assert "'l': an absolute link: /x\\x1b]0;pwned\\x07\n" in shown
+    assert "'n\\udcff\\x1b': an absolute link: /x\\xff\n" in shown
+    assert "\x1b]" not in shown
+
+
+@pytest.mark.parametrize("pack", [targz, zipped])
+def test_names_that_only_other_systems_mind_are_taken(
+    pytester: pytest.Pytester, blackbox: Blackbox, pack: Callable[[dict[str, bytes]], bytes]
+) -> None:
+    blackbox.runs["run-1"].archive = pack({"we\\ird.txt": b"1", "a\tb": b"2", "README/x": b"3", "Readme.md": b"4"})
+    pytester.makepyfile(
+        r"""
+        def test_it(blackbox_workspace):
+            names = sorted(path.name for path in blackbox_workspace("run-1").rglob("*") if path.is_file())
+            assert names == ["Readme.md", "a\tb", "we\\ird.txt", "x"]
+        """
+    )
+    pytester.runpytest().assert_outcomes(passed=1)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file system takes both names for one")
+def test_names_that_differ_in_case_are_taken(pytester: pytest.Pytester, blackbox: Blackbox) -> None:
+    blackbox.runs["run-1"].archive = targz({"README": b"1", "readme": b"2"})
+    pytester.makepyfile(
+        """
+        def test_it(blackbox_workspace):
+            folder = blackbox_workspace("run-1")
+            assert [(folder / name).read_text() for name in ("README", "readme")] == ["1", "2"]
+        """
+    )
+    pytester.runpytest().assert_outcomes(passed=1)
 
 
 def test_async(pytester: pytest.Pytester, blackbox: Blackbox) -> None:

@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import ast
+import base64
+import json
+import os
+import secrets
+import shutil
+import subprocess
 import sys
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
+from pytest_klavis import clock
 from pytest_klavis.api.client import KlavisClient
-from pytest_klavis.errors import ArchiveError, BackendError, TransportError
-from pytest_klavis.handles import execution_main
+from pytest_klavis.errors import ArchiveError, BackendError, NotFoundError, RequestRefusedError, TransportError
+from pytest_klavis.handles import execution, execution_main
 from pytest_klavis.handles.execution import run_by_execution
-from pytest_klavis.handles.running import Command
+from pytest_klavis.handles.running import Command, RunResult
+from pytest_klavis.handles.signed import download
 
 from .cloud import KEY, SEED, Cloud, Fault
 
 SUITE = """
-import os, sys
+import asyncio, os, sys
 import pytest
 from pytest_klavis import SpecError
 
@@ -61,12 +74,16 @@ def test_what_cannot_be_right(box):
     box.run(["ln", "-s", "/etc", "out"])
     with pytest.raises(FileNotFoundError, match="working directory 'out' leads out of the workspace"):
         box.run(["ls"], cwd="out")
-    for wrong in ({"cwd": "/etc"}, {"cwd": "a/../.."}, {"env": {"A=B": "c"}}, {"timeout": 4000}):
+    half = "a\\ud800"
+    for wrong in (
+        {"cwd": "/etc"}, {"cwd": "a/../.."}, {"cwd": half}, {"env": {"A=B": "c"}}, {"env": {"A": half}},
+        {"timeout": 4000}, {"argv": ["echo", half]}, {"argv": ["echo", "a\\udc80"]}, {"argv": ["echo", "a\\0"]},
+    ):
         with pytest.raises(SpecError, match="run"):
-            box.run(["ls"], **wrong)
+            box.run(**{"argv": ["ls"], **wrong})
 
 def test_limits(box):
-    late = box.run(["sh", "-c", "echo early; sleep 30 & sleep 30"], timeout=3)
+    late = box.run(["sh", "-c", "echo early; sleep 30 & sleep 30"], timeout=1.5)
     assert (late.exit_code, late.stdout, late.stopped) == (137, "early\\n", "timeout")
     assert late.seconds < 20
     much = box.run(["sh", "-c", "yes aaaaaaaaaaaaaaa | head -c 3000000"])
@@ -109,7 +126,10 @@ def test_a_directory_of_files(box, tmp_path):
 @pytest.mark.anyio
 async def test_async(local_sandbox):
     box = await local_sandbox.acquire("terminal")
-    assert (await box.arun(["echo", "hello"])).stdout == "hello\\n"
+    show = ["sh", "-c", "cat t.py; sleep 0.5; cat t.py"]
+    done = await asyncio.gather(*(box.arun(show, files={"t.py": word}) for word in "abc"))
+    assert [one.stdout for one in done] == ["aa", "bb", "cc"]
+    assert box.list_files() == []
 """
 
 
@@ -120,7 +140,9 @@ def backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def test_the_same_on_both_backends(pytester: pytest.Pytester, backend: str) -> None:
+def test_the_same_on_both_backends(pytester: pytest.Pytester, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FIRST_PAUSE", "LONGEST_PAUSE"):
+        monkeypatch.setattr(execution, name, 0.05)
     pytester.makeconftest("import pytest\n@pytest.fixture\ndef anyio_backend():\n    return 'asyncio'")
     pytester.makepyfile(SUITE)
     result = pytester.runpytest()
@@ -167,14 +189,180 @@ def test_logs_in_pieces_late_and_with_noise(pytester: pytest.Pytester, cloud: Cl
     ids=["no answer", "no log", "never over", "damaged"],
 )
 def test_an_execution_that_says_nothing_is_an_error(  # noqa: PLR0917
-    cloud: Cloud, tmp_path: Path, word: str, log: bytes, error: type[Exception], words: str
+    cloud: Cloud,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    word: str,
+    log: bytes,
+    error: type[Exception],
+    words: str,
 ) -> None:
+    monkeypatch.setattr(execution, "LATE", 1.0)
     cloud.executions.words = dict.fromkeys(("pending", "running", "completed"), word)
     cloud.executions.spoil = log
+    margin = 3.0 if error is TransportError else 20.0
+    with pytest.raises(error, match=words):
+        run_true(cloud, tmp_path, margin)
+
+
+def run_true(cloud: Cloud, scratch: Path, margin: float) -> RunResult:
     with KlavisClient(cloud.url, KEY) as client:
         sandbox_id = client.acquire_local_sandbox(["terminal"]).local_sandbox_id
-        with pytest.raises(error, match=words):
-            run_by_execution(client, sandbox_id, Command(("true",), ".", {}, 1.0, margin=20.0), None, tmp_path)
+        return run_by_execution(client, sandbox_id, Command(("true",), ".", {}, 1.0, margin=margin), None, scratch)
+
+
+@pytest.mark.parametrize(
+    ("word", "error", "words"),
+    [
+        ("completed", BackendError, "(?s)ended as 'completed' without an answer.*main.py died"),
+        ("running", TransportError, "(?s)was not over in time; it is 'running'.*main.py died"),
+    ],
+    ids=["ended", "running"],
+)
+def test_a_log_that_comes_again_and_again_is_no_news(  # noqa: PLR0917
+    cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str, error: type[Exception], words: str
+) -> None:
+    monkeypatch.setattr(execution, "LATE", 1.0)
+    cloud.executions.words = {"completed": word}
+    cloud.executions.spoil = b"Traceback: main.py died\n" * 2000
+    cloud.executions.ignores_cursor = True
+    began = clock.monotonic()
+    with pytest.raises(error, match=words) as caught:
+        run_true(cloud, tmp_path, 3.0 if error is TransportError else 20.0)
+    assert clock.monotonic() - began < 15
+    assert len(str(caught.value)) < 2 * execution.SHOWN_LOG
+    assert cloud.count("GET .*/execution-logs") < 12
+
+
+def test_a_log_that_never_ends_is_over_in_time(cloud: Cloud, tmp_path: Path) -> None:
+    cloud.executions.spoil = b"again\n" * 100_000
+    cloud.executions.piece = 10
+    with pytest.raises(TransportError, match=r"(?s)was not over in time; it is 'completed'.*again"):
+        run_true(cloud, tmp_path, 2.0)
+
+
+def test_of_a_long_log_only_the_answer_and_the_end_are_kept() -> None:
+    answer = {"stdout": secrets.token_hex(20_000)}
+    text = base64.b64encode(zlib.compress(json.dumps(answer).encode())).decode()
+    parts = [text[start : start + 3000] for start in range(0, len(text), 3000)]
+    log = execution._Log("klavis-1")
+    found = None
+    for number, part in enumerate(parts, 1):
+        assert found is None
+        for piece in ("noise\n" * 10_000, f"klavis-1 {number}/{len(parts)} {part[:999]}", f"{part[999:]};\n"):
+            found = log.add(piece)
+        assert len(log._tail) <= execution.KEPT_LOG
+    assert found == answer
+
+
+def test_a_cloud_may_know_an_execution_late(cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    late = Fault("GET .*/execution-(logs|status)", status=404, body='{"detail": "Execution not found"}', times=4)
+    cloud.faults = [late]
+    assert run_true(cloud, tmp_path, 20.0).exit_code == 0
+    late.times = 1000
+    monkeypatch.setattr(execution, "LATE", 1.0)
+    (tmp_path / "2").mkdir()
+    with pytest.raises(NotFoundError, match="Execution not found"):
+        run_true(cloud, tmp_path / "2", 20.0)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """The workspace is on another file system than the executions."""
+    shared = Path("/dev/shm")
+    if not shared.is_dir() or shared.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is no second file system")
+    with TemporaryDirectory(dir=shared) as folder:
+        yield Path(folder)
+
+
+def start(place: Path, workspace: Path, script: str, text: str, wait: float = 30.0) -> subprocess.Popen[str]:
+    """`main.py` as a cloud starts it, with `t.py` to lay over the workspace."""
+    (place / "files").mkdir(parents=True)
+    (place / "files" / "t.py").write_text(text)
+    shutil.copy(execution_main.__file__, place / "main.py")
+    order = {"argv": ["sh", "-c", script], "cwd": ".", "env": {}, "timeout": 30, "nonce": "nonce", "wait": wait}
+    (place / "order.json").write_text(json.dumps(order))
+    environment = os.environ | {"AGENT_WORKSPACE": str(workspace)}
+    return subprocess.Popen([sys.executable, "main.py"], cwd=place, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def answer_of(process: subprocess.Popen[str]) -> dict[str, Any]:
+    printed, _ = process.communicate(timeout=60)
+    found = execution._Log("nonce").add(printed)
+    assert found is not None, printed
+    return found
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(one.name for one in folder.iterdir())
+
+
+def appears(path: Path) -> None:
+    until = clock.monotonic() + 30
+    while not path.exists():
+        assert clock.monotonic() < until
+        clock.sleep(0.02)
+
+
+def test_two_executions_at_once_do_not_mix(tmp_path: Path) -> None:
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    (workspace / "t.py").write_text("agent")
+    (tmp_path / "linked").symlink_to(workspace)
+    first = start(tmp_path / "a", workspace, "touch began; cat t.py; sleep 1; cat t.py", "A")
+    appears(workspace / "began")
+    second = start(tmp_path / "b", tmp_path / "linked", "cat t.py; sleep 0.5; cat t.py", "B")
+    third = start(tmp_path / "c", workspace, "cat t.py", "C", wait=0.1)
+    assert "another run() in this sandbox was not over" in answer_of(third)["trouble"]
+    assert [answer_of(one)["stdout"] for one in (first, second)] == ["AA", "BB"]
+    assert (workspace / "t.py").read_text() == "agent"
+    assert names_in(workspace) == ["began", "t.py"]
+
+
+def test_what_cannot_be_copied_is_put_aside_and_back(tmp_path: Path, workspace: Path) -> None:
+    os.mkfifo(workspace / "t.py")
+    assert answer_of(start(tmp_path / "a", workspace, "cat t.py; rm t.py; mkfifo t.py", "ours"))["stdout"] == "ours"
+    assert (workspace / "t.py").is_fifo()
+    (workspace / "t.py").unlink()
+    (workspace / "t.py").mkdir()
+    os.mkfifo(workspace / "t.py" / "inner")
+    assert answer_of(start(tmp_path / "b", workspace, "cat t.py; chmod 0 t.py", "ours"))["stdout"] == "ours"
+    assert (workspace / "t.py" / "inner").is_fifo()
+    assert names_in(workspace) == ["t.py"]
+
+
+def test_a_command_may_remove_what_was_put_aside(tmp_path: Path, workspace: Path) -> None:
+    (workspace / "t.py").write_text("agent")
+    done = answer_of(start(tmp_path / "a", workspace, "rm -rf .[!.]* *; echo gone", "ours"))
+    assert (done["exit_code"], done["stdout"]) == (0, "gone\n")
+    assert names_in(workspace) == []
+
+
+def test_a_damaged_download_is_called_so_when_no_second_one_comes(tmp_path: Path) -> None:
+    client = Mock(spec=KlavisClient)
+    client.download_archive.side_effect = lambda url, target, **_: target.write_bytes(url.encode())
+    target = tmp_path / "workspace.tar.gz"
+    urls = iter(("bad", "good", "bad"))
+
+    def ask(_: float) -> str:
+        url = next(urls, None)
+        if url is None:
+            raise RequestRefusedError("dump", 409, "busy")
+        return url
+
+    def use(archive: Path) -> str:
+        text = archive.read_text()
+        if text == "bad":
+            raise ArchiveError("damaged")
+        return text
+
+    until = clock.monotonic() + 60
+    assert download(client, ask, target, until, use) == "good"
+    assert names_in(tmp_path) == ["workspace.tar.gz"]
+    with pytest.raises(RequestRefusedError):
+        download(client, ask, target, until, use)
+    assert names_in(tmp_path) == ["workspace.tar.gz.damaged"]
 
 
 def test_a_dialect_without_executions_says_so(pytester: pytest.Pytester, cloud: Cloud) -> None:
@@ -220,4 +408,4 @@ def test_the_script_speaks_the_python_of_old_machines() -> None:
     tree = ast.parse(Path(execution_main.__file__).read_text(), feature_version=(3, 8))
     imported = {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
     imported |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert imported <= sys.stdlib_module_names | {"__future__"}
+    assert {name.partition(".")[0] for name in imported} <= sys.stdlib_module_names | {"__future__"}

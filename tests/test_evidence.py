@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .cloud import Cloud, Fault
+from .cloud import SEED, Cloud, Fault
 
 FAILS = """
     import pytest
@@ -265,3 +265,103 @@ def test_a_shared_and_an_own_sandbox_of_one_name_have_a_folder_each(pytester: py
     for test in ("test_it", "test_again"):
         folders = [path.name for path in pytester.path.glob(f"klavis-artifacts/latest/test_it-{test}-*/attempt-1/*")]
         assert sorted(folders) == ["local", "local-2"]
+
+
+REMOTE = """
+    def test_it(klavis_sandbox):
+        klavis_sandbox("github")
+        assert 0, "the agent's own failure"
+"""
+LOCAL = """
+    def test_it(local_sandbox):
+        local_sandbox("filesystem", workspace={"a.txt": "x"})
+        assert 0, "the agent's own failure"
+"""
+
+
+def test_a_server_without_a_dump_leaves_the_failure_alone(pytester: pytest.Pytester, cloud: Cloud) -> None:
+    cloud.dialect = SEED
+    pytester.makepyfile(REMOTE)
+    result = pytester.runpytest()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["its state: the server holds no data that could be saved", "what is known of it: *"])
+    result.stdout.no_fnmatch_line("*could NOT be saved*")
+
+
+@pytest.mark.parametrize(
+    ("suite", "fault"),
+    [
+        (REMOTE, {"pattern": "GET /sandbox/github/.*/dump", "status": 405}),
+        (REMOTE, {"pattern": "GET /sandbox/github/.*/dump", "lose_answer": True}),
+        (REMOTE, {"pattern": "GET /sandbox/github/.*", "lose_answer": True}),
+        (LOCAL, {"pattern": "GET /storage/.*", "lose_answer": True}),
+        (LOCAL, {"pattern": "GET /storage/.*", "status": 404, "body": "<Error/>"}),
+    ],
+    ids=["no dump", "dump without an answer", "no answer at all", "storage without an answer", "nothing in storage"],
+)
+def test_trouble_with_the_evidence_on_the_cloud_leaves_the_failure_alone(
+    pytester: pytest.Pytester, cloud: Cloud, suite: str, fault: dict[str, object]
+) -> None:
+    cloud.faults = [Fault(**fault)]  # type: ignore[arg-type]
+    pytester.makepyfile(suite)
+    result = pytester.runpytest()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*the agent's own failure*", "1 acquired, 1 released, 0 leaked*"])
+
+
+@pytest.mark.parametrize("status", [404, 410])
+def test_a_sandbox_that_is_gone_on_the_cloud_makes_the_failure_an_error(
+    pytester: pytest.Pytester, cloud: Cloud, status: int
+) -> None:
+    cloud.faults = [Fault("GET /sandbox/github/.*", status=status, body='{"detail": "no such sandbox"}')]
+    pytester.makepyfile(REMOTE)
+    result = pytester.runpytest()
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*The sandbox was gone before the test was over*"])
+
+
+def test_what_a_test_that_blocks_sockets_left_on_the_cloud_is_saved_when_they_are_open_again(
+    pytester: pytest.Pytester, cloud: Cloud
+) -> None:
+    pytester.makepyfile(
+        """
+        import socket, pytest
+
+        @pytest.fixture
+        def box(local_sandbox):
+            return local_sandbox("filesystem", workspace={"a.txt": "x"})
+
+        @pytest.fixture
+        def blocked(box, monkeypatch):
+            def refuse(*args, **kwargs):
+                raise RuntimeError("blocked")
+            monkeypatch.setattr(socket, "create_connection", refuse)
+
+        def test_it(blocked):
+            assert 0
+        """
+    )
+    pytester.runpytest().assert_outcomes(failed=1)
+    only(pytester, "klavis-artifacts/latest/*/attempt-1/local/workspace.tar.gz")
+    assert cloud.held() == []
+
+
+def test_an_embedded_server_that_died_makes_an_error_beside_the_failure(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import os, pathlib, signal, time
+        from pytest_klavis.session import KEY
+
+        def test_it(local_sandbox, request):
+            local_sandbox("filesystem", workspace={"a.txt": "x"})
+            own = request.config.stash[KEY].run.id.encode()
+            for entry in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+                if own in entry.read_bytes():
+                    os.kill(int(entry.parent.name), signal.SIGKILL)
+            time.sleep(0.5)
+            assert 0
+        """
+    )
+    result = pytester.runpytest_subprocess()
+    result.assert_outcomes(failed=1, errors=1)
+    result.stdout.fnmatch_lines(["*ERROR at teardown of test_it*", "*The sandbox was gone before the test was over*"])

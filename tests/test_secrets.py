@@ -305,7 +305,8 @@ def test_a_timeout_that_dumps_what_was_captured(planted: pytest.Pytester) -> Non
 def test_the_debugger_shows_a_clean_report(planted: pytest.Pytester) -> None:
     suite(planted, "def test_it():\n    print(KEY)\n    assert KEY == OTHER")
     result = planted.run(*planted._getpytestargs(), "--pdb", "-l", stdin=b"q\n")
-    assert "assert '<KLAVIS_API_KEY>' == '<BLACKBOX_API_KEY>'" in clean(planted, result)
+    clean(planted, result)
+    result.stdout.fnmatch_lines(["E *- <BLACKBOX_API_KEY>", "E *+ <KLAVIS_API_KEY>"])
 
 
 def test_a_secret_known_late_is_gone_from_what_comes_later(planted: pytest.Pytester) -> None:
@@ -327,6 +328,99 @@ def test_a_secret_known_late_is_gone_from_what_comes_later(planted: pytest.Pytes
     result.assert_outcomes(failed=1)
     assert result.stdout.str().count("<auth_data.access_token>") >= 3
     clean(planted, result)
+
+
+@pytest.mark.parametrize("key", ["", KLAVIS_KEY])
+def test_no_value_of_a_report_ends_the_run(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("KLAVIS_API_KEY", key)
+    pytester.makepyfile(
+        """
+        import collections, os, pytest
+
+        class Odd(collections.namedtuple("Odd", "a b")):
+            def __new__(cls, both):
+                return super().__new__(cls, both, both)
+
+        class Silent:
+            told = 0
+
+            def __str__(self):  # JUnit can, the second time
+                if os.environ["KLAVIS_API_KEY"] and not self.told:
+                    self.told = 1
+                    raise ValueError
+                return "told"
+
+        KEY = os.environ["KLAVIS_API_KEY"] or "no-key"
+        cycle = [KEY]
+        cycle.append(cycle)
+        deep = KEY
+        for _ in range(3000):
+            deep = [deep]
+
+        @pytest.mark.parametrize("value", [cycle, Odd([KEY]), deep, Silent()], ids=["cycle", "odd", "deep", "silent"])
+        def test_it(value, record_property):
+            record_property("it", value)
+        """
+    )
+    result = pytester.runpytest_subprocess("--junitxml=junit.xml", "-n0")
+    result.assert_outcomes(passed=4)
+    shown = (pytester.path / "junit.xml").read_text()
+    assert KLAVIS_KEY not in shown
+    assert "could not be redacted" in shown
+
+
+@pytest.mark.parametrize("key", ["", KLAVIS_KEY])
+def test_half_a_character_ends_no_worker(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    monkeypatch.setenv("KLAVIS_API_KEY", key)
+    pytester.makepyfile(
+        r"""
+        import json, pytest
+
+        HALF = json.loads('"ENOENT \\udcff"')
+
+        def test_it(record_property):
+            record_property("it", {HALF})
+            print(HALF)
+            raise ValueError(HALF)
+        """
+    )
+    result = pytester.runpytest_subprocess("-n2")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines([r"E *ValueError: ENOENT \udcff"])
+
+
+def test_a_run_whose_worker_broke_is_no_success(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("def test_it(): pass")
+    pytester.makeconftest(
+        """
+        import os
+
+        def pytest_runtest_protocol():
+            if "PYTEST_XDIST_WORKER" in os.environ:
+                raise ValueError
+        """
+    )
+    assert pytester.runpytest_subprocess("-n1").ret == pytest.ExitCode.INTERNAL_ERROR
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [
+        "raise OSError(2, KEY, f'/tmp/{KEY}', None, OTHER)",
+        "raise ExceptionGroup('several', [ValueError(KEY), ExceptionGroup('inner', [KeyError(OTHER)])])",
+        "raise ValueError(KEY) from KeyError(OTHER)",
+        "error = ValueError(KEY); error.add_note(OTHER); error.me = error; raise error",
+        "int(KEY)",
+    ],
+)
+@pytest.mark.parametrize("hook", ["pytest_cmdline_main(config)", "pytest_unconfigure()"])
+def test_errors_that_reach_the_terminal_past_pytest(planted: pytest.Pytester, hook: str, raised: str) -> None:
+    suite(planted, "def test_it(): pass", f"def {hook}: {raised}")
+    result = planted.runpytest_subprocess("-n0")
+    clean(planted, result)
+    assert "<KLAVIS_API_KEY>" in result.stderr.str()
 
 
 def test_what_a_test_writes_past_pytest_cannot_be_held_back(planted: pytest.Pytester) -> None:

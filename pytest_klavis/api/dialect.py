@@ -26,6 +26,9 @@ _OPTIONAL: dict[Place, frozenset[str]] = {
     "body": frozenset(("tags", "tag", "ttl_seconds")),
     "query": frozenset(("tags", "tag", "server_name", "region", "instance_id", "init_default_data")),
 }
+# Without these a call means another sandbox; their value may be what is unknown, so they have to be called a field.
+_SELECTORS = frozenset(("tag", "instance_id"))
+_FIELD = re.compile(r"extra|field|param|propert|argument|input|key", re.IGNORECASE)
 _UNKNOWN = re.compile(
     r"extra|unknown|unexpected|unrecogni[sz]ed|unsupported|additional|not (?:a )?(?:known|allowed|permitted|supported)",
     re.IGNORECASE,
@@ -82,14 +85,15 @@ def unknown_fields(answer: Answer, place: Place, sent: Collection[str]) -> froze
     complaints = [([str(step) for step in one.loc], f"{one.type} {one.msg}") for one in validation(answer.json())]
     named: set[str] = set()
     for where, words in complaints or [([], answer.content[:2000].decode("utf-8", "replace"))]:
+        possible = candidates if _FIELD.search(words) else candidates - _SELECTORS
         if not _UNKNOWN.search(words) or (where and where[0] in ("body", "query") and where[0] != place):
             continue
         inside = [step for step in where if step in sent]
         if inside:
-            named |= {where[-1]} if inside == where[-1:] else set()
+            named |= possible.intersection(where[-1:]) if inside == where[-1:] else set()
         else:  # it is about the whole, so its words may name a part; one at a time, as they may list what is known, too
-            named |= set([word for word in re.findall(r"\w+", words) if word in candidates][:1])
-    return candidates & named
+            named |= set([word for word in re.findall(r"\w+", words) if word in possible][:1])
+    return frozenset(named)
 
 
 def shows(item: models.SandboxListItem, tags: Mapping[str, str] | None, tag: str | None, server: str | None) -> bool:

@@ -85,14 +85,15 @@ SEED_OPERATIONS: Final = (
     *(CREATE_UPLOAD_URL, INITIALIZE_LOCAL_SANDBOX, DUMP_LOCAL_SANDBOX),
 )
 
-# Documented after the reference. Data in and out as JSON: one pair of routes per server that holds data,
+# Documented after the reference. Data in and out as JSON: one pair of routes per server that holds data. What comes in
+# is added to what is there, so a second time would make everything twice;
 INITIALIZE_SANDBOX: Final = Operation(
-    "initialize sandbox", "POST", f"{_REMOTE}/initialize", models.InitializeSandboxResponse, IDEMPOTENT, 300
+    "initialize sandbox", "POST", f"{_REMOTE}/initialize", models.InitializeSandboxResponse, TURNED_AWAY, 300
 )
 DUMP_SANDBOX: Final = Operation("dump sandbox", "GET", f"{_REMOTE}/dump", models.Answer, IDEMPOTENT, 300)
-# also for the three servers of local sandboxes that hold some beside the workspace.
+# and the same for the three servers of local sandboxes that hold some beside the workspace.
 INITIALIZE_LOCAL_SERVER: Final = Operation(
-    "initialize local server", "POST", f"{_TYPED}/initialize", models.InitializeSandboxResponse, IDEMPOTENT, 300
+    "initialize local server", "POST", f"{_TYPED}/initialize", models.InitializeSandboxResponse, TURNED_AWAY, 300
 )
 DUMP_LOCAL_SERVER: Final = Operation("dump local server", "GET", f"{_TYPED}/dump", models.Answer, IDEMPOTENT, 300)
 PREPARE: Final = Operation("prepare sandboxes", "POST", "/sandbox/prepare", models.Answer, IDEMPOTENT, 60)

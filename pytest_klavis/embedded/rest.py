@@ -22,7 +22,7 @@ from pytest_klavis.embedded.web import (
     refuse_invalid,
     reply,
 )
-from pytest_klavis.workspace import archive
+from pytest_klavis.workspace import archive, names
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -127,7 +127,7 @@ class Rest:
             sandbox.touch()
         message = f"Extracted the uploaded archive to the workspace: {done.files} files, {done.bytes:,} bytes"
         if done.skipped:
-            listed = "; ".join(f"{path} ({why})" for path, why in done.skipped[:10])
+            listed = "; ".join(f"{names.printable(path)} ({why})" for path, why in done.skipped[:10])
             message += f"; left out {len(done.skipped)}: {listed}"
         return reply({"sandbox_id": sandbox.id, "status": "occupied", "message": message})
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
 import re
 import secrets
 import shutil
@@ -34,9 +35,13 @@ MAIN = Path(__file__).with_name("execution_main.py")
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 2.0
 """Seconds between two looks at the log; the account may send two requests per second."""
 LATE = 10.0
-"""Seconds that a log may lag behind the end of its execution."""
+"""Seconds that a log may lag behind the end of its execution, and an execution behind its order."""
 SHOWN_LOG = 1500
 """Characters of a log in an error."""
+KEPT_LOG = 16_000
+"""Characters of a log's end that are kept; a line of the answer has a good 3,000."""
+WAITING = 0.75
+"""The share of a command's margin that it may wait in the sandbox for another command to end."""
 ENDED = frozenset(("completed", "failed"))
 
 
@@ -85,7 +90,8 @@ def _pack(wanted: Command, files: Path | None, nonce: str, tree: Path, archive: 
         "PYTHONPYCACHEPREFIX": f"/tmp/klavis-pycache-{secrets.token_hex(8)}",  # noqa: S108  (nothing is written)
         **wanted.env,
     }
-    order = {"argv": wanted.argv, "cwd": wanted.cwd, "env": env, "timeout": wanted.timeout, "nonce": nonce}
+    limits = {"timeout": wanted.timeout, "wait": wanted.margin * WAITING}
+    order = {"argv": wanted.argv, "cwd": wanted.cwd, "env": env, "nonce": nonce, **limits}
     (tree / "order.json").write_text(json.dumps(order), "utf-8")
     if files is not None:
         extract(files, tree / "files")
@@ -94,26 +100,35 @@ def _pack(wanted: Command, files: Path | None, nonce: str, tree: Path, archive: 
 
 def _answer(api: KlavisClient, sandbox_id: str, name: str, nonce: str, until: float) -> dict[str, Any]:
     """Wait for the lines that `main.py` prints at its end, and read them."""
-    log, cursor, pause = "", 0, FIRST_PAUSE
-    over: float | None = None
+    where = f"the execution {name} in sandbox {sandbox_id}"
+    log, cursor, pause = _Log(nonce), 0, FIRST_PAUSE
+    known_by, over = clock.monotonic() + LATE, math.inf
     while True:
-        look = _look(api, sandbox_id, name, cursor, until)
-        log += look.logs
-        cursor = look.cursor if look.cursor > cursor else cursor + len(look.logs.encode())
-        found = _find(log, nonce)
+        try:
+            look = _look(api, sandbox_id, name, cursor, until)
+        except NotFoundError:
+            if clock.monotonic() > known_by:
+                raise
+            look = ExecutionLogsResponse(status="not found")
+        found = log.add(look.logs)
         if found is not None:
             return found
-        if look.logs:
-            continue  # there may be more at once
-        where = f"the execution {name} in sandbox {sandbox_id}"
-        if look.status in ENDED:
-            over = over or clock.monotonic() + LATE
-            if clock.monotonic() > over:
-                raise BackendError(f"{where} ended as {look.status!r} without an answer. Its log ends: {_tail(log)}")
-        if clock.monotonic() + pause > until:
-            raise TransportError(f"{where} was not over in time; it is {look.status!r}. Its log ends: {_tail(log)}")
-        clock.sleep(pause)
-        pause = min(pause * 1.5, LONGEST_PAUSE)
+        # An API that ignores the cursor brings the same again and again: that is no news.
+        news = bool(look.logs) and look.cursor > cursor
+        cursor = max(cursor, look.cursor) if look.cursor else cursor + len(look.logs.encode())
+        now = clock.monotonic()
+        if look.status not in ENDED or news:
+            over = math.inf
+        elif now > over:
+            raise BackendError(f"{where} ended as {look.status!r} without an answer. Its log ends: {log.end()}")
+        else:
+            over = min(over, now + LATE)
+        wait = 0.0 if news else pause
+        if now + wait > until:
+            raise TransportError(f"{where} was not over in time; it is {look.status!r}. Its log ends: {log.end()}")
+        if wait:
+            clock.sleep(wait)
+            pause = min(pause * 1.5, LONGEST_PAUSE)
 
 
 def _look(api: KlavisClient, sandbox_id: str, name: str, cursor: int, until: float) -> ExecutionLogsResponse:
@@ -125,18 +140,33 @@ def _look(api: KlavisClient, sandbox_id: str, name: str, cursor: int, until: flo
         return ExecutionLogsResponse(status=status)
 
 
-def _find(log: str, nonce: str) -> dict[str, Any] | None:
-    """The answer, once all its lines are there. A line may be cut in two by the log's own pieces, not by others."""
-    lines = re.findall(rf"{nonce} (\d+)/(\d+) ([A-Za-z0-9+/=]+);", log)
-    if not lines or len({number for number, _, _ in lines}) < int(lines[0][1]):
-        return None
-    text = "".join(part for _, part in sorted({int(number): part for number, _, part in lines}.items()))
+class _Log:
+    """What is kept of a log, however long it gets: the lines of the answer, and its end."""
+
+    def __init__(self, nonce: str) -> None:
+        self._line = re.compile(rf"{nonce} (\d+)/(\d+) ([A-Za-z0-9+/=]+);")
+        self._parts: dict[int, str] = {}
+        self._tail = ""
+
+    def add(self, piece: str) -> dict[str, Any] | None:
+        """The answer, once all its lines are there. A line may be cut in two by the log's own pieces, not by others."""
+        self._tail += piece
+        count = None
+        for number, of, part in self._line.findall(self._tail):
+            self._parts[int(number)] = part
+            count = int(of)
+        self._tail = self._tail[-KEPT_LOG:]
+        return _read(self._parts) if count is not None and len(self._parts) >= count else None
+
+    def end(self) -> str:
+        """What an error shows of it."""
+        return redaction.redact(self._tail)[-SHOWN_LOG:] or "(it is empty)"
+
+
+def _read(parts: dict[int, str]) -> dict[str, Any]:
+    text = "".join(part for _, part in sorted(parts.items()))
     try:
         found: dict[str, Any] = json.loads(zlib.decompress(base64.b64decode(text)))
     except (binascii.Error, zlib.error, ValueError) as error:
         raise ArchiveError(f"the answer of an execution came damaged: {error}") from None
     return found
-
-
-def _tail(log: str) -> str:
-    return redaction.redact(log)[-SHOWN_LOG:] or "(it is empty)"

@@ -4,14 +4,17 @@ It runs in the sandbox, not here: standard library only, Python 3.8 or newer. Be
 what to run, and `files/`, which are laid over the working directory meanwhile.
 """
 # An agent's file names need not be text, which os.path takes as they are.
-# ruff: noqa: PTH100, PTH101, PTH102, PTH103, PTH107, PTH112, PTH114, PTH118, PTH120, PTH123, PTH206, PTH208
+# ruff: noqa: PTH100, PTH101, PTH102, PTH103, PTH104, PTH107, PTH112, PTH114, PTH118, PTH120, PTH123, PTH206, PTH208
 
 from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
+import hashlib
 import json
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -19,6 +22,7 @@ import sys
 import tempfile
 import time
 import zlib
+from collections.abc import Iterator
 from typing import IO, Any
 
 CAP = 1 << 20  # bytes of an output that are kept
@@ -50,15 +54,50 @@ def main() -> None:
 
 def perform(order: dict[str, Any], here: str) -> dict[str, Any]:
     root = os.path.realpath(os.environ.get("AGENT_WORKSPACE") or "/data")
-    folder = directory(root, order["cwd"])
-    layer = Layer(folder, tempfile.mkdtemp(prefix="aside-", dir=here))
+    with alone(root, order.get("wait", 60.0)):
+        folder = directory(root, order["cwd"])
+        layer = Layer(folder, tempfile.mkdtemp(prefix="aside-", dir=here))
+        try:
+            if os.path.isdir(os.path.join(here, "files")):
+                layer.lay(os.path.join(here, "files"))
+            return run(order["argv"], folder, environment(order["env"], here), order["timeout"])
+        finally:
+            layer.undo()
+            shutil.rmtree(os.path.join(here, "files"), ignore_errors=True)
+
+
+@contextlib.contextmanager
+def alone(root: str, wait: float) -> Iterator[None]:
+    """One at a time in a workspace: two would take each other's files for the agent's, and give them back to it."""
+    name = f"klavis-run-{hashlib.sha256(os.fsencode(root)).hexdigest()[:16]}.lock"
+    lock = opened(os.path.join(tempfile.gettempdir(), name))
     try:
-        if os.path.isdir(os.path.join(here, "files")):
-            layer.lay(os.path.join(here, "files"))
-        return run(order["argv"], folder, environment(order["env"], here), order["timeout"])
+        until = time.monotonic() + wait
+        while not locked(lock):
+            if time.monotonic() > until:
+                raise TimeoutError(f"another run() in this sandbox was not over within {wait:.0f} seconds")
+            time.sleep(0.05)
+        yield
     finally:
-        layer.undo()
-        shutil.rmtree(os.path.join(here, "files"), ignore_errors=True)
+        if lock is not None:
+            os.close(lock)  # the file stays: somebody may wait for it
+
+
+def opened(lock: str) -> int | None:
+    try:
+        return os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    except OSError:
+        return None  # something else was given that name; a command alone goes well without
+
+
+def locked(lock: int | None) -> bool:
+    if lock is None:
+        return True
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def directory(root: str, cwd: str) -> str:
@@ -79,8 +118,8 @@ class Layer:
     def __init__(self, folder: str, aside: str) -> None:
         self.folder = folder
         self.aside = aside
-        self.number = 0
         self.laid: list[tuple[str, str | None]] = []
+        self.dropped: list[str] = []
 
     def lay(self, source: str, below: str = "") -> None:
         """Directories merge, all else replaces; no link is followed."""
@@ -96,12 +135,29 @@ class Layer:
             shutil.move(given, target)
 
     def put_aside(self, path: str) -> str | None:
+        """Renaming only: what an agent leaves in the way, such as a FIFO, may be nothing that can be copied.
+
+        Where our directory is on another file system the place is a hidden name in the workspace, and rather one
+        that goes with none of its directories.
+        """
         if not os.path.lexists(path):
             return None
-        self.number += 1
-        kept = os.path.join(self.aside, str(self.number))
-        shutil.move(path, kept)
-        return kept
+        name = f".klavis-{secrets.token_hex(8)}"
+        trouble = None
+        for place in (self.aside, self.folder, os.path.dirname(path)):
+            kept = os.path.join(place, name)
+            try:
+                os.rename(path, kept)
+            except OSError as error:
+                trouble = error
+            else:
+                return kept
+        raise trouble or AssertionError("unreachable")
+
+    def drop(self, path: str) -> None:
+        kept = self.put_aside(path)
+        if kept is not None:
+            self.dropped.append(kept)
 
     def undo(self) -> None:
         """Whoever is in the sandbox afterwards finds neither the files nor what became of them."""
@@ -111,6 +167,8 @@ class Layer:
                 self.put_back(*self.laid.pop())
             except OSError as error:
                 trouble = trouble or error
+        for path in self.dropped:
+            remove(path)
         if trouble is not None:
             raise trouble
         shutil.rmtree(self.aside, ignore_errors=True)
@@ -121,12 +179,20 @@ class Layer:
         for part in path.split(os.sep)[:-1]:
             parent = os.path.join(parent, part)
             if os.path.islink(parent) or not os.path.isdir(parent):
-                self.put_aside(parent)
+                self.drop(parent)
                 os.mkdir(parent)
         target = os.path.join(self.folder, path)
-        self.put_aside(target)
-        if kept is not None:
-            shutil.move(kept, target)
+        self.drop(target)
+        if kept is not None and os.path.lexists(kept):  # in the workspace the command may have removed it
+            os.rename(kept, target)
+
+
+def remove(path: str) -> None:
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    with contextlib.suppress(OSError):
+        os.remove(path)
 
 
 def environment(given: dict[str, str], here: str) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,12 +11,13 @@ from typing import Any, TypeVar
 
 from pytest_klavis import clock
 from pytest_klavis.errors import SpecError
+from pytest_klavis.spec import Spec
 from pytest_klavis.workspace.archive import pack, pack_mapping, verify
 from pytest_klavis.workspace.diff import NOISE, Diff, diff_archives
 from pytest_klavis.workspace.seed import pack_tree
 from pytest_klavis.workspace.snapshot import Snapshot
 
-from .base import Private, Sandbox, guarded, in_thread
+from .base import Context, Private, Sandbox, Server, guarded, in_thread
 from .data import ServerData
 from .execution import run_by_execution
 from .running import RunResult, command, run_by_route
@@ -33,6 +35,13 @@ class LocalSandbox(Sandbox):
     """Those of its servers that hold data beside the workspace, by the names that were asked for."""
     _has_run_route = False
     """Whether the backend is the embedded one, which runs commands by a route of its own."""
+
+    def __init__(
+        self, context: Context, spec: Spec, sandbox_id: str, servers: Mapping[str, Server], details: Mapping[str, Any]
+    ) -> None:
+        super().__init__(context, spec, sandbox_id, servers, details)
+        self._running = threading.Lock()
+        """One command at a time: none sees the files of another, and none pays with its own time for another."""
 
     @property
     def root(self) -> str:
@@ -137,7 +146,7 @@ class LocalSandbox(Sandbox):
         left there, and are gone afterwards.
         """
         wanted = command(argv, timeout, cwd, env)
-        with TemporaryDirectory(dir=self._context.scratch) as folder:
+        with TemporaryDirectory(dir=self._context.scratch) as folder, self._running:
             laid = None if files is None else self._packed(files, Path(folder, "files.tar.gz"))
             if self._has_run_route:
                 return run_by_route(self._context.api, self.id, wanted, laid)

@@ -101,4 +101,11 @@ def no_directory(wanted: Command, why: str) -> NoReturn:
 
 
 def _word(value: object) -> bool:
-    return isinstance(value, str) and "\0" not in value
+    """Whether it can be sent and a system call takes it: text without NUL and halves of surrogate pairs."""
+    if not isinstance(value, str) or "\0" in value:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -39,8 +39,9 @@ def download(api: KlavisClient, ask: Callable[[float], str], target: Path, until
     """GET an archive from the URL that `ask(seconds left)` gives, and what `use` makes of it, which reads it whole.
 
     Both once more from the start when the URL had expired, or when `use` found the archive damaged: a download that
-    was cut is not always told from a whole one by its length.
+    was cut is not always told from a whole one by its length. What is left of a damaged one is called `.damaged`.
     """
+    damaged = target.with_name(f"{target.name}.damaged")
     for last in (False, True):
         url = ask(left(until))
         try:
@@ -50,8 +51,13 @@ def download(api: KlavisClient, ask: Callable[[float], str], target: Path, until
                 raise
             continue
         try:
-            return use(target)
+            found = use(target)
         except ArchiveError:
+            target.replace(damaged)  # at once: the second one may not come at all
             if last:
                 raise
+        else:
+            if last:
+                damaged.unlink(missing_ok=True)
+            return found
     raise AssertionError("unreachable")

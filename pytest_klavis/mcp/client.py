@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pytest_klavis import errors
 from pytest_klavis.api.connection import Deadline, Fault
+from pytest_klavis.unescaped import encodable
 
 from .channel import Channel, json_or_none
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-
-__tracebackhide__ = True  # users read their own frames
 
 __tracebackhide__ = True  # pytest shows an error of this module at the line of the test that called it
 
@@ -106,14 +105,14 @@ class McpClient:
         with self._call(f"tools/call of {name!r}"):
             answer = self._request("tools/call", {"name": name, "arguments": dict(arguments or {})})
             if "error" in answer:
-                text = _error_text(answer["error"])
+                text = encodable(_error_text(answer["error"]))
                 return ToolResult(text=text, is_error=True, content=({"type": "text", "text": text},))
             result = self._result("tools/call", answer)
             content = tuple(self._items(result, "content"))
         text = "\n".join(_texts(content))
         structured = result.get("structuredContent")
         return ToolResult(
-            text=text,
+            text=encodable(text) if result.get("isError") else text,  # an error's text ends up in a report
             data=json_or_none(text) if structured is None else structured,
             is_error=bool(result.get("isError")),
             content=content,

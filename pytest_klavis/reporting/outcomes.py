@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_klavis import artifacts, clock
-from pytest_klavis.errors import InfraError, SpecError, TransportError
+from pytest_klavis.errors import InfraError, SpecError
 from pytest_klavis.interrupts import PATIENCE
 from pytest_klavis.session import DRAIN_AT_END, KlavisSession
 from pytest_klavis.state import STATE, ItemState, Use
@@ -134,16 +134,13 @@ def _save(session: KlavisSession, item: pytest.Item, report: pytest.TestReport, 
         with paused(item):
             saved = _saved(session, item, use, about)
         report.sections.append((f"klavis {use.title}", saved.text))
-        if saved.gone is not None:
+        # What stopped the call may be over with the test, such as a block on sockets: then the failure stands.
+        last = report.when == "teardown" or not saved.again
+        if saved.gone is not None and last:
             _set_error(report)
             report.sections.append(("klavis", GONE))
-        # What stopped the call may be over with the test: one that blocks sockets, for example.
-        if report.when == "teardown" or not _never_left(saved.gone):
+        if last:
             state.saved.add(id(use))
-
-
-def _never_left(error: InfraError | None) -> bool:
-    return isinstance(error, TransportError) and error.sent is False
 
 
 def _saved(session: KlavisSession, item: pytest.Item, use: Use, about: dict[str, Any]) -> Saved:
@@ -161,12 +158,16 @@ def _saved(session: KlavisSession, item: pytest.Item, use: Use, about: dict[str,
     return saved
 
 
-def hand_over(session: KlavisSession, patience: float | None = None) -> None:
-    """Hand over every lease whose scope has ended. `patience`: seconds for one release."""
+def hand_over(session: KlavisSession) -> None:
+    """Hand over every lease whose scope has ended."""
     for use in [use for use in session.uses if use.lease.over]:
-        keep = session.settings.keep == "always" or (session.settings.keep == "on-failure" and use.failed)
-        session.open_desk().hand_over(use.lease, keep=keep, patience=patience)
-        session.uses.remove(use)
+        _give_back(session, use, None)
+
+
+def _give_back(session: KlavisSession, use: Use, patience: float | None) -> None:
+    keep = session.settings.keep == "always" or (session.settings.keep == "on-failure" and use.failed)
+    session.open_desk().hand_over(use.lease, keep=keep, patience=patience)
+    session.uses.remove(use)
 
 
 def drain(session: KlavisSession, *, interrupted: bool) -> None:
@@ -179,28 +180,49 @@ def drain(session: KlavisSession, *, interrupted: bool) -> None:
         return
     if session.patience is None:
         session.patience = clock.monotonic() + (PATIENCE if interrupted else DRAIN_AT_END)
-    session.settle()
-    for use in list(session.uses):
+    try:
+        _drain(session)
+        session.settle()
+        _drain(session)  # what was on its way
+    except KeyboardInterrupt:
+        session.patience = clock.monotonic()
+        # The run is being interrupted anyway: another Ctrl-C ends the wait, but not the summary.
+        if not interrupted:
+            raise
+    finally:
+        session.tally.leaked += [use.lease.sandbox.id for use in session.uses]
+        session.tally.calls = session.desk.calls
+
+
+def _drain(session: KlavisSession) -> None:
+    """Each lease in turn, those without evidence to save first; each gets its share of what time is left."""
+    waiting = sorted(session.uses, key=lambda use: _unreported(session, use) is not None)
+    for use in waiting:
         use.lease.over = True
+    for number, use in enumerate(waiting):
+        to_come = len(waiting) - number
         if session.time_left() > 0:
-            _save_unreported(session, use)
-    if session.time_left() > 0:
-        hand_over(session, session.time_left())
-    session.tally.leaked += [use.lease.sandbox.id for use in session.uses]
-    session.tally.calls = session.desk.calls
+            # Half of its share, so that there is time for the release.
+            _save_unreported(session, use, max(session.time_left() / to_come / 2, 0.5))
+        _give_back(session, use, session.share(to_come))
 
 
-def _save_unreported(session: KlavisSession, use: Use) -> None:
-    """Save what the item that was cut short left behind, unless its report did."""
+def _unreported(session: KlavisSession, use: Use) -> tuple[pytest.Item, ItemState] | None:
+    """The item that was cut short while it used this, unless its report saved what there is."""
     item = session.item
     state = item.stash[STATE] if item is not None else None
-    concerned = state is not None and state in use.items and id(use) not in state.saved and use.failed
-    if item is None or state is None or session.settings.artifacts == "never" or not concerned:
+    if item is None or state is None or session.settings.artifacts == "never":
+        return None
+    return (item, state) if state in use.items and id(use) not in state.saved and use.failed else None
+
+
+def _save_unreported(session: KlavisSession, use: Use, patience: float) -> None:
+    concerned = _unreported(session, use)
+    if concerned is None:
         return
+    item, state = concerned
     folder = session.evidence_folder(item, use)
     about = {"test": item.nodeid, "outcome": "interrupted"}
-    # Half of what is left, so that there is time for the release.
-    patience = max(session.time_left() / 2, 0.5)
     try:
         session.open_desk().save(use.lease, folder, about=about, patience=patience)
     except (InfraError, OSError) as error:

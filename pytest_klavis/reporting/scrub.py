@@ -5,18 +5,22 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import Any
 from xml.etree.ElementTree import Element
 
 import pytest
+from _pytest._code.code import TerminalRepr
 
 from pytest_klavis.redaction import holds, known, redact
-
-if TYPE_CHECKING:
-    from _pytest._code.code import TerminalRepr
+from pytest_klavis.unescaped import encodable
 
 _NAMES = frozenset(("nodeid", "id", "location", "keywords", "when", "outcome", "result", "call"))
 """What says which test it is; a secret in there was refused at collection."""
+_SHOWN_OF_ERRORS = ("filename", "filename2", "strerror", "msg", "text", "reason")
+"""What errors of the operating system, of syntax and of decoding tell, besides `args`."""
+_DEEPEST = 50
+_NOT_SHOWN = "<not shown: could not be redacted>"
 _HOW = """
 A secret stands in the id of a test. Ids are in all that pytest and other tools print and keep, and cannot be
 redacted later, so none of these was run. Give the parameter a name: pytest.param(value, id="name") or ids=[...];
@@ -24,11 +28,11 @@ or read the value in the test; or rename the file."""
 
 
 def scrub(report: pytest.TestReport | pytest.CollectReport) -> None:
-    """Replace every registered secret in `report` in place. Free while no secret was registered."""
-    if known():
-        attributes = vars(report)
-        for name in attributes.keys() - _NAMES:
-            attributes[name] = _scrubbed(attributes[name], set())
+    """Replace every registered secret in `report` in place, and what no worker of xdist could send."""
+    attributes = vars(report)
+    cleaner = _Cleaner()
+    for name in attributes.keys() - _NAMES:
+        attributes[name] = cleaner.clean(attributes[name])
 
 
 def scrub_warning(recorded: warnings.WarningMessage) -> None:
@@ -42,19 +46,32 @@ def scrub_warning(recorded: warnings.WarningMessage) -> None:
 
 def scrub_error(error: BaseException) -> None:
     """Replace every registered secret in an error that pytest is about to show without a report."""
-    if known():
-        error.args = _scrubbed(error.args, set())
-        for name, value in vars(error).items():
-            if isinstance(value, str):  # such as the `msg` of pytest.exit
-                setattr(error, name, redact(value))
-            elif isinstance(value, BaseException) and value is not error:  # what stopped a conftest's import
-                scrub_error(value)
+    todo: list[BaseException | None] = [error] if known() else []
+    seen: set[int] = set()
+    while todo:
+        one = todo.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        # What stopped a conftest's import is an attribute.
+        todo += [value for value in vars(one).values() if isinstance(value, BaseException)]
+        todo += [one.__cause__, one.__context__]
+        todo += one.exceptions if isinstance(one, BaseExceptionGroup) else ()
+        _scrub_one(one)
+
+
+def _scrub_one(error: BaseException) -> None:
+    for name in ("args", *vars(error), *_SHOWN_OF_ERRORS):
+        with suppress(Exception):  # one that is read-only, or that raises
+            value = getattr(error, name, None)
+            if isinstance(value, str | tuple | list):
+                setattr(error, name, _Cleaner().clean(value))
 
 
 def scrub_internal(excrepr: TerminalRepr) -> None:
     """Replace every registered secret in an internal error."""
     if known():
-        _scrubbed(excrepr, set())
+        _Cleaner().clean(excrepr)
 
 
 def refuse_names(report: pytest.CollectReport) -> None:
@@ -70,7 +87,7 @@ def scrub_junit(config: pytest.Config) -> None:
     """Replace what reached the JUnit report past the test reports: attributes, and properties of the suite."""
     for plugin in config.pluginmanager.get_plugins() if known() else ():
         if hasattr(plugin, "global_properties") and hasattr(plugin, "node_reporters_ordered"):
-            plugin.global_properties = _scrubbed(plugin.global_properties, set())
+            plugin.global_properties = _Cleaner().clean(plugin.global_properties)
             for reporter in plugin.node_reporters_ordered:
                 reporter.to_xml = _clean(reporter.to_xml())
 
@@ -82,36 +99,75 @@ def _clean(element: Element) -> Any:
     return lambda: element
 
 
-def _scrubbed(value: Any, seen: set[int]) -> Any:
-    """`value` without secrets: the same object where it is one of pytest's, else a copy where something was in it."""
-    if isinstance(value, str):
-        clean: Any = redact(value)
-    elif isinstance(value, tuple):
-        items = [_scrubbed(one, seen) for one in value]
-        clean = type(value)(*items) if hasattr(value, "_fields") else tuple(items)
-    elif isinstance(value, list):
-        clean = [_scrubbed(one, seen) for one in value]
-    elif isinstance(value, Mapping):
-        clean = {_scrubbed(key, seen): _scrubbed(one, seen) for key, one in value.items()}
-    elif value is None or isinstance(value, bool | int | float) or id(value) in seen:
-        clean = value
-    elif type(value).__module__.startswith("_pytest."):  # pytest's representations are trees of small objects
-        seen.add(id(value))
+class _Cleaner:
+    """Cleans one tree of values: a value is the same object where nothing was in it, or where it is one of pytest's.
+
+    What reports hold comes from tests and other plugins: it may hold itself, be very deep, or refuse to be read.
+    """
+
+    def __init__(self) -> None:
+        self._done: dict[int, tuple[Any, Any]] = {}
+        """By identity: the value, which is kept so that no other one takes its place, and what it became."""
+
+    def clean(self, value: Any, depth: int = 0) -> Any:
+        if isinstance(value, str):
+            return _text(value)
+        if value is None or isinstance(value, bool | int | float):
+            return value
+        if id(value) not in self._done:
+            self._done[id(value)] = value, value if _is_pytests(value) else _NOT_SHOWN  # what it is within itself
+            self._done[id(value)] = value, self._within(value, depth + 1)
+        return self._done[id(value)][1]
+
+    def _within(self, value: Any, depth: int) -> Any:
+        try:
+            if _is_pytests(value):
+                return self._in_place(value, depth)
+            if depth > _DEEPEST:
+                return _NOT_SHOWN
+            if isinstance(value, Mapping):
+                items = {self.clean(key, depth): self.clean(one, depth) for key, one in value.items()}
+                same = all(key in items and items[key] is one for key, one in value.items())
+                return value if same else items
+            if isinstance(value, tuple | list | set | frozenset):
+                return self._items(value, depth)
+            return _of_others(value)
+        except Exception:  # noqa: BLE001  whatever it is: one value must not end the run
+            return _NOT_SHOWN
+
+    def _items(self, value: Any, depth: int) -> Any:
+        items = [(one, self.clean(one, depth)) for one in value]
+        if all(one is clean for one, clean in items):
+            return value
+        if hasattr(value, "_make"):  # a named tuple; its own __new__ may take something else
+            return value._make(clean for _, clean in items)
+        kind = next(kind for kind in (tuple, list, set, frozenset) if isinstance(value, kind))
+        return kind(clean for _, clean in items)
+
+    def _in_place(self, value: Any, depth: int) -> Any:
         names = list(vars(value)) if hasattr(value, "__dict__") else []
         names += [one.name for one in dataclasses.fields(value)] if dataclasses.is_dataclass(value) else []
         for name in dict.fromkeys(names):
-            object.__setattr__(value, name, _scrubbed(getattr(value, name), seen))
-        clean = value
-    else:
-        clean = _of_others(value)
-    return clean
+            object.__setattr__(value, name, self.clean(getattr(value, name), depth))
+        return value
+
+
+def _is_pytests(value: Any) -> bool:
+    """Whether it is one of pytest's representations, which are trees of small objects."""
+    return isinstance(value, TerminalRepr) or (
+        type(value).__module__.startswith("_pytest.") and dataclasses.is_dataclass(value)
+    )
+
+
+def _text(text: str) -> str:
+    clean = encodable(redact(text) if known() else text)
+    return text if clean == text else clean
 
 
 def _of_others(value: Any) -> Any:
     """What another plugin made is shown as text: as its own, unless a secret is in it."""
-    try:
-        text = str(value)
-    except Exception:  # noqa: BLE001  whoever shows it will tell
+    if not known():
         return value
+    text = str(value)
     clean = redact(text)
     return value if clean == text else clean

@@ -11,6 +11,7 @@ from .reader import Reader, opened
 from .unified import hunks
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 # Directories that tools fill on their own: their contents say nothing about what the agent did.
@@ -103,11 +104,11 @@ def diff_archives(before: Path | None, after: Path, *, everything: bool = False)
     paths = sorted(path for path in old.keys() | new.keys() if not _same(old.get(path), new.get(path)))
     old_texts = _texts(before, {path for path in paths if path in old}) if before else {}
     new_texts = _texts(after, {path for path in paths if path in new})
+    filled = _parents(old) | _parents(new)
     changes = []
     for path in paths:
-        is_dir = path.endswith("/")
-        if is_dir and _filled(path, new if path in old else old):
-            continue  # the files in it tell more
+        if path in filled:  # empty on one side, not on the other: what is in it there tells more
+            continue
         changes.append(_change(path, _Side(old.get(path), old_texts), _Side(new.get(path), new_texts)))
     return Diff(tuple(changes))
 
@@ -126,13 +127,19 @@ def _listing(archive: Path, *, everything: bool) -> dict[str, Member]:
     for member in members(archive, limits=LIMITS):
         if everything or NOISE.isdisjoint(member.path.split("/")):
             found[member.path + "/" if member.kind == "dir" else member.path] = member
-    filled = {path.rpartition("/")[0] + "/" for path in (name.rstrip("/") for name in found)}
+    filled = _parents(found)
     return {path: member for path, member in found.items() if path not in filled}
 
 
-def _filled(path: str, other: dict[str, Member]) -> bool:
-    """An empty directory is no change when the other side has it too, with something in it."""
-    return any(name.startswith(path) for name in other)
+def _parents(paths: Iterable[str]) -> set[str]:
+    """All directories above some paths, with a `/` at the end."""
+    found: set[str] = set()
+    for path in paths:
+        above = path.rstrip("/").rpartition("/")[0]
+        while above and f"{above}/" not in found:
+            found.add(f"{above}/")
+            above = above.rpartition("/")[0]
+    return found
 
 
 def _same(old: Member | None, new: Member | None) -> bool:

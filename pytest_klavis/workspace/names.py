@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
 MAX_PART = 255  # bytes of one component: what Linux and macOS file systems take
 MAX_PATH = 4095  # bytes of a path: PATH_MAX less its NUL
 MAX_DEPTH = 100  # directories above a member; also what bounds the descriptors that a walk holds
+MAX_NAMES = 64 << 20  # bytes of all names of one archive together; they are held in memory
+STEP = 20  # price of one step along a link, in characters that are copied: some 10 ns each
 MAX_HOPS = 40  # links followed on the way of one link, as Linux does
 
 # Embeddings, overrides and isolates: they make a name read as another one. Joiners and marks stay allowed.
@@ -55,6 +58,14 @@ def quoted(text: str, limit: int = 200) -> str:
     return f"'{shown}'"
 
 
+def held(text: str) -> int:
+    """Bytes that a text takes in memory, where its widest character decides for all of them."""
+    if text.isascii():
+        return len(text)
+    widest = ord(max(text))
+    return len(text) * (1 if widest < 0x100 else 2 if widest < 0x10000 else 4)
+
+
 def split(raw: bytes, *, portable: bool = True, depth: int = MAX_DEPTH) -> tuple[str, ...]:
     """The components of a member's name; `.` and empty ones dropped, so `./` is `()`.
 
@@ -95,11 +106,16 @@ def unportable(names: tuple[str, ...]) -> None:
             raise NameRefusedError("has a character in its name that changes how it reads")
 
 
+@lru_cache(maxsize=8192)
+def _fold(part: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", part).casefold())
+
+
 def folded(path: str) -> str:
     """What two paths share when some file system takes them for one (letter case, composed accents)."""
     if path.isascii():
         return path.lower()
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", path).casefold())
+    return "/".join(map(_fold, path.split("/")))  # nothing composes with a `/`
 
 
 class Links:
@@ -109,7 +125,7 @@ class Links:
     hostile kilobytes can describe links whose walk would take hours.
     """
 
-    def __init__(self, links: Mapping[str, str], *, budget: int = 10_000_000) -> None:
+    def __init__(self, links: Mapping[str, str], *, budget: int = 300_000_000) -> None:
         self._links = links
         self._folded = {folded(path): target for path, target in links.items()}
         self._budget = budget
@@ -128,12 +144,14 @@ class Links:
 
     def _follow(self, path: str, links: Mapping[str, str], key: Callable[[str], str]) -> None:
         place = path.split("/")[:-1]
-        todo = self._links[path].split("/")[::-1]
+        todo = self._steps(self._links[path])
         hops = 0
         while todo:
-            self._pay(1 + len(place))
             _step(place, todo.pop())
-            through = links.get(key("/".join(place))) if place else None
+            where = "/".join(place)
+            self._pay(STEP + len(where) * (1 if where.isascii() else 5))  # folding is slow for what is not ASCII
+            # Twice the longest path: what folds to the name of a link can have more characters than that has bytes.
+            through = links.get(key(where)) if 0 < len(where) <= 2 * MAX_PATH else None
             if through is None:
                 continue
             hops += 1
@@ -142,9 +160,14 @@ class Links:
             if through.startswith("/"):
                 raise _LinkRefusedError("a link that leads outside through another one")
             place.pop()
-            todo.extend(through.split("/")[::-1])
+            todo.extend(self._steps(through))
         if not place:
             raise _LinkRefusedError("a link to the root itself")
+
+    def _steps(self, target: str) -> list[str]:
+        """The components of a target, the last one first."""
+        self._pay(len(target) + STEP * target.count("/"))
+        return [part for part in reversed(target.split("/")) if part not in ("", ".")]
 
     def _pay(self, cost: int) -> None:
         self._budget -= cost
@@ -153,10 +176,10 @@ class Links:
 
 
 def objections(links: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """(path, why) of those links of a tree, path to target, that cannot be restored."""
+    """(path, why) of those links of a tree, path to target, that cannot be restored; `why` can be logged."""
     known = Links(links)
     found = ((path, known.objection(path)) for path in sorted(links))
-    return tuple((path, f"{why}: {links[path]}") for path, why in found if why)
+    return tuple((path, f"{why}: {printable(links[path])}") for path, why in found if why)
 
 
 class _LinkRefusedError(ValueError):
@@ -169,7 +192,7 @@ def _step(place: list[str], part: str) -> None:
         if not place:
             raise _LinkRefusedError("a link that leads outside")
         place.pop()
-    elif part not in ("", "."):
+    else:
         place.append(part)
         if len(place) > MAX_DEPTH:
             raise _LinkRefusedError("a link to a place deeper than any file")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import secrets
 import stat
 import tarfile
 import zlib
@@ -24,7 +23,7 @@ from .headers import CHUNK
 from .names import NameRefusedError, encode, folded, split
 from .scan import Item, Special, scan
 from .tarstream import BLOCK
-from .trees import DIRECTORY, READ, Walk, open_directory, open_locked_file, unlock
+from .trees import DIRECTORY, READ, Walk, open_directory, open_locked_file, partial_name, unlock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -252,7 +251,7 @@ def _sink(dest: Path | BinaryIO) -> Iterator[BinaryIO]:
         yield dest
         return
     path = Path(dest)
-    partial = path.with_name(f".{path.name[:100]}.{secrets.token_hex(6)}.partial")
+    partial = path.with_name(partial_name(path.name))
     try:
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except OSError as error:

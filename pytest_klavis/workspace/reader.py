@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO, Literal, cast, get_args
 from pytest_klavis.errors import ArchiveError
 
 from .headers import Header, Kind, Members
-from .names import MAX_DEPTH, MAX_PATH, NameRefusedError, decode, folded, quoted, split
+from .names import MAX_DEPTH, MAX_NAMES, MAX_PATH, NameRefusedError, decode, folded, held, quoted, split
 from .tarstream import TarStream
 from .zipstream import ZipStream
 
@@ -67,7 +67,8 @@ class Reader:
         self._limits = limits
         self._members = _members(stream, limits)
         self._kinds: dict[str, Kind] = {"": "dir"}
-        self._folded: dict[str, str] = {}
+        self._folded: dict[str, str] = {}  # only of paths that differ from what they fold to
+        self._names = 0  # bytes of the names and link targets that are held here
         self._total = 0
         self._rooted = False  # whether the archive has an entry for its own root
         self._links: dict[str, str] = {}
@@ -124,9 +125,16 @@ class Reader:
         elif header.size:
             raise ArchiveError(f"member {quoted(name)} is no file but claims {header.size:,} bytes of data")
         if kind == "hardlink":
-            return Entry(path, kind, 0, header.mode, header.mtime, self._original(header.link, path, name))
-        if kind == "link":
+            original = self._original(header.link, path, name)
+            if original not in self._links:
+                return Entry(path, kind, 0, header.mode, header.mtime, original)
+            # A second name of a link (`cp -al` makes them) is a link with the same target.
+            self._kinds[path] = "link"
+            entry = Entry(path, "link", 0, header.mode, header.mtime, self._links[original])
+        elif kind == "link":
             self._check_target(header.link, name)
+        if entry.kind == "link":
+            self._hold(entry.target)
             self._links[path] = entry.target
         return entry
 
@@ -147,6 +155,7 @@ class Reader:
                     raise ArchiveError(f"member {quoted(name)} lies below {quoted(parent)}, which is no directory")
                 self._place(parent, "dir", name)
             self._collide(path, name)
+            self._hold(path)
             self._kinds[path] = kind
             if len(self._kinds) > self._limits.members + 1:
                 raise ArchiveError(f"the archive has more than {self._limits.members:,} members")
@@ -157,18 +166,28 @@ class Reader:
     def _collide(self, path: str, name: str) -> None:
         if not self._limits.portable:
             return
-        other = self._folded.setdefault(folded(path), path)
-        if other != path:
+        fold = folded(path)
+        other = fold if fold in self._kinds else self._folded.get(fold)
+        if fold != path and other is None:
+            self._hold(fold)
+            self._folded[fold] = path
+        if other is not None:
             raise ArchiveError(
                 f"members {quoted(other)} and {quoted(name)} are one file where case or accents do not count"
             )
+
+    def _hold(self, text: str) -> None:
+        """Count what is kept in memory to the end: few packed bytes can name many long directories."""
+        self._names += held(text)
+        if self._names > MAX_NAMES:
+            raise ArchiveError(f"the archive's names alone have more than {MAX_NAMES:,} bytes")
 
     def _original(self, link: bytes, path: str, name: str) -> str:
         try:
             target = "/".join(split(link, portable=self._limits.portable, depth=self._limits.depth))
         except NameRefusedError as error:
             raise ArchiveError(f"member {quoted(name)} is a hard link whose target {error}") from None
-        if self._kinds.get(target) not in ("file", "hardlink") or target == path:
+        if self._kinds.get(target) not in ("file", "hardlink", "link") or target == path:
             raise ArchiveError(
                 f"member {quoted(name)} is a hard link to {quoted(decode(link))}, which is no file before it"
             )

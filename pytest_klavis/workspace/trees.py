@@ -87,11 +87,17 @@ def make_directory(name: bytes, parent: int, owner: int | None) -> int:
     return descriptor
 
 
+def partial_name(name: str) -> str:
+    """A hidden name, taken by nothing, for what becomes `name`; short enough in bytes for every file system."""
+    short = encode(name)[:100].decode("utf-8", "ignore")  # macOS takes no character that is cut
+    return f".{short}.{secrets.token_hex(6)}.partial"
+
+
 @contextmanager
 def staging(where: Path, prefix: str) -> Iterator[int]:
     """A private directory in `where` as a descriptor; emptied and removed at the end, whatever happened."""
     parent = os.open(where, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    name = f".{prefix[:100]}.{secrets.token_hex(6)}.partial".encode("utf-8", "surrogateescape")
+    name = encode(partial_name(prefix))
     try:
         os.mkdir(name, 0o700, dir_fd=parent)
         try:

@@ -17,12 +17,11 @@ from typing import BinaryIO, NamedTuple
 from pytest_klavis.errors import ArchiveError
 
 from .headers import CHUNK
-from .names import MAX_PATH, decode, quoted
+from .names import MAX_NAMES, MAX_PATH, decode, quoted
 
 END, END64, LOCATOR64 = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
 MEMBER, ENTRY, DESCRIPTOR = b"PK\x03\x04", b"PK\x01\x02", b"PK\x07\x08"
 LATER, UTF8 = 0x8, 0x800  # flags: sizes follow the data; the name is UTF-8
-MAX_NAMES = 64 << 20  # bytes of all names together; they are held in memory
 ENCRYPTED = 0x1 | 0x40 | 0x2000
 ABSENT = 0xFFFF_FFFF  # the value is in the zip64 field
 UNIX = (3, 19)  # systems on which a name is bytes
@@ -98,7 +97,7 @@ def directory(source: Source, members: int) -> tuple[list[Record], int]:
     names = 0
     for _ in range(end.entries):
         records.append(_entry(source))
-        names += len(records[-1].raw)
+        names += max(len(records[-1].raw), len(records[-1].name))
         if names > MAX_NAMES:
             raise ArchiveError(f"the archive's names alone have more than {MAX_NAMES:,} bytes")
     if source.at != end.offset + end.size:
@@ -209,12 +208,14 @@ def _entry(source: Source) -> Record:
 def _extra(raw: bytes) -> dict[int, bytes]:
     """The fields of 4.5 by their id; a tail that is too short for a field is the padding of some writers."""
     found: dict[int, bytes] = {}
-    while len(raw) >= 4:
-        key, size = struct.unpack("<HH", raw[:4])
-        if 4 + size > len(raw) or (key in found and key in (0x0001, 0x7075)):
+    at = 0
+    while len(raw) - at >= 4:
+        key, size = struct.unpack_from("<HH", raw, at)
+        at += 4
+        if at + size > len(raw) or (key in found and key in (0x0001, 0x7075)):
             raise ArchiveError("the archive is damaged: an extra field is there twice or has a wrong length")
-        found[key] = raw[4 : 4 + size]
-        raw = raw[4 + size :]
+        found[key] = raw[at : at + size]
+        at += size
     return found
 
 

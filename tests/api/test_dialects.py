@@ -85,6 +85,7 @@ def test_several_unknown_fields_are_left_out_told_together_or_one_by_one(
         pytest.param(
             {"detail": [extra("body", "ttl_seconds", kind="less_than_equal", msg="at most 86400")]}, id="value"
         ),
+        pytest.param({"detail": "tag is unknown"}, id="a selector whose value is unknown"),
         pytest.param({"detail": [extra("body", "tags", "ttl_seconds")]}, id="a key of ours inside a value"),
         pytest.param(
             {"detail": [extra("body", "tags", "ttl_seconds", kind="value_error.extra")]}, id="so in pydantic 1"

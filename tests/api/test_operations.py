@@ -10,8 +10,9 @@ import pytest
 
 from pytest_klavis.api import models
 from pytest_klavis.api.client import KlavisClient
+from pytest_klavis.errors import TransportError
 from tests.api.conftest import KEY
-from tests.api.server import FakeApi, answer
+from tests.api.server import FakeApi, answer, hang_up
 
 Call = Callable[[KlavisClient], Any]
 
@@ -251,4 +252,20 @@ def test_operation(  # noqa: PLR0917 (one row per operation)
         assert {name: parsed[name] for name in content if not isinstance(content[name], list)} == {
             name: value for name, value in content.items() if not isinstance(value, list)
         }
+    assert client.calls == 1
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda c: c.initialize_sandbox("github", "s-1", {"repos": []}),
+        lambda c: c.initialize_local_server("canvas", "s-1", {"courses": []}),
+    ],
+    ids=["remote", "local"],
+)
+def test_data_is_not_sent_again_when_its_answer_is_lost(api: FakeApi, client: KlavisClient, call: Call) -> None:
+    # It is added to what is there.
+    api.says(hang_up, answer(DONE))
+    with pytest.raises(TransportError, match="may have been carried out"):
+        call(client)
     assert client.calls == 1

@@ -42,6 +42,8 @@ class Executions:
         self._lock = threading.Lock()
         self.piece = 1 << 20
         self.words: dict[str, str] = {}
+        self.ignores_cursor = False
+        """Whether each look brings the log from its start."""
         self.noise = b""
         """What the machine logs before `main.py` starts."""
         self.spoil: bytes | None = None
@@ -103,10 +105,16 @@ class Executions:
         shown = {"status": self.words.get(status, status)}
         if cursor is None:
             return reply(shown)
+        if self.ignores_cursor:
+            cursor = 0
         piece = log[cursor : cursor + self.piece]
         return reply(shown | {"logs": piece.decode(errors="replace"), "cursor": cursor + len(piece)})
 
     def _carry_out(self, number: str, execution: Execution, headers: Any) -> None:
+        if self.spoil is not None and b"%s" not in self.spoil:
+            with self._lock:
+                execution.log, execution.status = self.spoil, "completed"
+            return
         place = f"executions/{secrets.token_hex(4)}"
         assert execution.archive is not None
         execution.status = "running"

@@ -48,8 +48,7 @@ def test_one_that_extends_ours(pytester: pytest.Pytester) -> None:
             assert local_sandbox("filesystem").list_files() == ["house.md"]
 
         def test_the_name_that_nobody_else_has(klavis_local_sandbox):
-            # An alias of whatever `local_sandbox` is here.
-            assert klavis_local_sandbox("filesystem").list_files() == ["house.md"]
+            assert klavis_local_sandbox("filesystem").list_files() == []
 
         @pytest.mark.local_sandbox("filesystem")
         def test_declared(sandbox):

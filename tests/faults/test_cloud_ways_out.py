@@ -146,9 +146,87 @@ def test_an_interrupt_while_an_async_test_acquires(start: Callable[[str], subpro
         "@pytest.fixture\ndef anyio_backend():\n    return 'asyncio'\n\n"
         "@pytest.mark.anyio\nasync def test_it(local_sandbox):\n    await local_sandbox.acquire('filesystem')"
     )
-    cloud.faults = [Fault("POST /local-sandbox", delay=2, then=lambda: run.send_signal(signal.SIGINT))]
+    cloud.faults = [Fault("POST /local-sandbox", delay=1, then=lambda: run.send_signal(signal.SIGINT))]
     assert "0 leaked" in ended(run)
     nothing_left(cloud)
+
+
+ANYIO = "@pytest.fixture\ndef anyio_backend():\n    return 'asyncio'\n\n@pytest.mark.anyio\n"
+
+
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGHUP"])
+def test_an_end_of_a_test_that_only_awaits_its_sandboxes(
+    start: Callable[[str], subprocess.Popen[str]], cloud: Cloud, number: str
+) -> None:
+    run = start(
+        f"{ANYIO}async def test_it(klavis_sandbox):\n    await klavis_sandbox.acquire('github')\n"
+        f"    os.kill(os.getpid(), signal.{number}); time.sleep(5)"
+    )
+    assert "1 acquired, 1 released, 0 leaked" in ended(run)
+    assert run.returncode == pytest.ExitCode.INTERRUPTED
+    nothing_left(cloud)
+
+
+FOUR = "def test_it(klavis_sandboxes):\n    klavis_sandboxes(['github', 'jira', 'slack', 'notion'])\n    "
+CTRL_C = "signal.raise_signal(signal.SIGINT)"
+
+
+def test_slow_evidence_leaves_time_for_the_release(start: Callable[[str], subprocess.Popen[str]], cloud: Cloud) -> None:
+    run = start(f"{FOUR}{CTRL_C}")
+    cloud.faults = [Fault("GET /sandbox/.*/dump", delay=30)]
+    assert "4 acquired, 4 released, 0 leaked" in ended(run)
+    nothing_left(cloud)
+
+
+def test_a_slow_release_leaves_time_for_the_others(start: Callable[[str], subprocess.Popen[str]], cloud: Cloud) -> None:
+    run = start(f"{FOUR}{CTRL_C}")
+    cloud.faults = [Fault("DELETE /sandbox/github/.*", delay=30)]
+    output = ended(run)
+    assert "4 acquired, 3 released, 1 leaked" in output
+    assert "NOT released: github-1" in output
+
+
+def test_a_slow_acquire_leaves_time_for_what_is_held(
+    start: Callable[[str], subprocess.Popen[str]], cloud: Cloud
+) -> None:
+    run = start(
+        f"{ANYIO}async def test_it(klavis_sandbox):\n    await klavis_sandbox.acquire('github')\n"
+        "    await klavis_sandbox.acquire('slack')"
+    )
+    cloud.faults = [Fault("POST /sandbox/slack", delay=6, then=lambda: run.send_signal(signal.SIGINT))]
+    output = ended(run)
+    assert "1 acquired, 1 released, 0 leaked" in output
+    assert "MAYBE not released, as its acquire was not answered: a sandbox for" in output
+
+
+def test_a_second_interrupt_ends_the_clean_up_and_names_what_is_left(
+    start: Callable[[str], subprocess.Popen[str]], cloud: Cloud
+) -> None:
+    run = start(f"{FOUR}{CTRL_C}")
+    cloud.faults = [Fault("DELETE /sandbox/.*", delay=30, then=lambda: run.send_signal(signal.SIGINT))]
+    output = ended(run)
+    assert "4 acquired, 0 released, 4 leaked" in output
+    assert [f"NOT released: {one}" in output for one in ("github-1", "jira-2", "slack-3", "notion-4")] == [True] * 4
+
+
+def test_an_interrupt_while_the_client_acquires(start: Callable[[str], subprocess.Popen[str]], cloud: Cloud) -> None:
+    run = start("def test_it(klavis_client):\n    klavis_client.acquire_sandbox('github')")
+    cloud.faults = [Fault("POST /sandbox/github", delay=1, then=lambda: run.send_signal(signal.SIGINT))]
+    assert "1 acquired, 1 released, 0 leaked" in ended(run)
+    nothing_left(cloud)
+
+
+def test_an_interrupt_bounds_the_releases_of_the_client(
+    start: Callable[[str], subprocess.Popen[str]], cloud: Cloud
+) -> None:
+    acquires = "".join(f"    klavis_client.acquire_sandbox('{one}')\n" for one in ("github", "slack"))
+    run = start(f"def test_it(klavis_client):\n{acquires}    {CTRL_C}")
+    cloud.faults = [Fault("DELETE /sandbox/slack/.*", delay=30)]
+    began = time.monotonic()
+    output = ended(run)
+    assert time.monotonic() - began < 20
+    assert "2 acquired, 1 released, 1 leaked" in output
+    assert "NOT released: slack-2" in output
 
 
 def test_an_interrupt_while_a_set_is_given_back(start: Callable[[str], subprocess.Popen[str]], cloud: Cloud) -> None:

@@ -7,7 +7,7 @@ import tarfile
 
 import pytest
 
-from tests.cloud import Cloud, Fault
+from tests.cloud import Accounts, Cloud, Fault, Odd
 
 SEEDED = """
 def test_it(local_sandbox):
@@ -110,6 +110,26 @@ def test_a_key_that_is_revoked_at_the_release_leaks_and_says_so(pytester: pytest
     )
 
 
+@pytest.mark.parametrize(
+    ("route", "call"),
+    [
+        ("local-sandbox/.*/execution-upload-url", "local_sandbox('filesystem').run(['true'])"),
+        ("sandbox/github/.*/initialize", "klavis_sandbox('github', data={})"),
+    ],
+    ids=["plan", "account"],
+)
+def test_what_the_key_may_not_do_elsewhere_does_not_stop_the_run(
+    pytester: pytest.Pytester, cloud: Cloud, route: str, call: str
+) -> None:
+    cloud.faults = [Fault(f"POST /{route}", status=403, body='{"detail": "not part of your plan"}')]
+    pytester.makepyfile(
+        f"def test_it(local_sandbox, klavis_sandbox):\n    {call}\n\n"
+        "def test_later(klavis_sandbox):\n    klavis_sandbox('slack')"
+    )
+    pytester.runpytest().assert_outcomes(errors=1, passed=1)
+    nothing_left(cloud)
+
+
 def test_what_a_server_refuses_does_not_stop_the_run(pytester: pytest.Pytester, cloud: Cloud) -> None:
     cloud.faults = [Fault("PUT /storage/.*", status=403, times=2)]
     pytester.makepyfile(f"{SEEDED}\ndef test_later(local_sandbox):\n    local_sandbox('filesystem')")
@@ -142,6 +162,30 @@ def test_an_acquire_whose_answer_is_lost_is_not_repeated(pytester: pytest.Pytest
             "MAYBE not released, as its acquire was not answered: a local sandbox (filesystem) for *::test_it",
         ]
     )
+
+
+@pytest.mark.parametrize("status", [500, 502, 504])
+@pytest.mark.parametrize("call", ["local_sandbox('filesystem')", "klavis_client.acquire_local_sandbox(['filesystem'])"])
+def test_an_acquire_that_a_gateway_gave_up_may_have_been_made(
+    pytester: pytest.Pytester, cloud: Cloud, status: int, call: str
+) -> None:
+    cloud.faults = [Fault("POST /local-sandbox", status=status)]
+    pytester.makepyfile(f"def test_it(local_sandbox, klavis_client):\n    {call}")
+    result = pytester.runpytest()
+    result.assert_outcomes(errors=1)
+    assert cloud.count("POST /local-sandbox") == 1
+    result.stdout.fnmatch_lines(
+        ["*may have said so while the sandbox was made*", "MAYBE not released*a local sandbox*"]
+    )
+
+
+def test_the_time_for_an_acquire_is_for_a_second_one_as_well(pytester: pytest.Pytester, cloud: Cloud) -> None:
+    cloud.odd = Odd("error")
+    cloud.faults = [Fault("POST /sandbox/github", delay=2)]
+    pytester.makepyfile("def test_it(klavis_sandbox):\n    klavis_sandbox('github')")
+    result = pytester.runpytest("--klavis-acquire-timeout=3s")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*TransportError: acquire sandbox was not answered*"])
 
 
 def test_an_answer_that_is_cut_still_tells_what_to_release(pytester: pytest.Pytester, cloud: Cloud) -> None:
@@ -310,3 +354,28 @@ def test_one_that_is_gone_is_released(pytester: pytest.Pytester, cloud: Cloud, s
     result = pytester.runpytest()
     result.assert_outcomes(passed=3)
     result.stdout.fnmatch_lines(["3 acquired, 3 released, 0 leaked*"])
+
+
+REMOTE = "def test_it(klavis_sandbox):\n    klavis_sandbox('github')"
+
+
+def test_a_release_that_was_skipped_though_the_sandbox_is_ours(
+    pytester: pytest.Pytester, cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What the API compares with is not what its URLs hold.
+    shown = "https://github-mcp-server.klavis.ai/mcp/?instance_id=another-word-{}"
+    monkeypatch.setattr(Accounts, "_url", lambda _self, _server, number: shown.format(number))
+    pytester.makepyfile(REMOTE)
+    result = pytester.runpytest()
+    result.stdout.fnmatch_lines(["1 acquired, 1 released, 0 leaked*"])
+    assert cloud.count("DELETE /sandbox/github/.*") == 2
+    nothing_left(cloud)
+
+
+def test_a_sandbox_that_is_somebody_elses_by_now_is_left_alone(pytester: pytest.Pytester, cloud: Cloud) -> None:
+    cloud.faults = [Fault("DELETE /sandbox/github/.*", then=lambda: cloud.accounts.reuse("github-1"))]
+    pytester.makepyfile(REMOTE)
+    result = pytester.runpytest()
+    result.stdout.fnmatch_lines(["1 acquired, 1 released, 0 leaked*"])
+    assert cloud.count("DELETE /sandbox/github/.*") == 1
+    assert list(cloud.accounts.live) == ["github-1"]

@@ -74,6 +74,20 @@ def test_an_unknown_tool_is_a_result(client: McpClient) -> None:
     assert result.text == "Unknown tool: frobnicate (JSON-RPC error -32602)"
 
 
+@pytest.mark.parametrize("refusal", ["result", "error"])
+def test_what_a_refusal_says_can_be_reported(server: FakeServer, client: McpClient, refusal: str) -> None:
+    """Half a character would end a worker of xdist."""
+    said = "ENOENT \udcff"
+    answers: dict[str, Message] = {
+        "result": {"content": [{"type": "text", "text": said}], "isError": True},
+        "error": {"code": 1, "message": said},
+    }
+    server.trouble["tools/call"] = lambda handler, message: handler.answer(
+        {"jsonrpc": "2.0", "id": message["id"], refusal: answers[refusal]}
+    )
+    assert client.call_tool("echo", {}).text.startswith(r"ENOENT \udcff")
+
+
 def test_a_json_rpc_error_may_come_with_http_400(server: FakeServer, client: McpClient) -> None:
     def refuse(handler: Handler, message: Message) -> None:
         error = {"code": -32602, "message": "text is required"}

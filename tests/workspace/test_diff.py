@@ -10,7 +10,7 @@ import pytest
 
 from pytest_klavis.errors import ArchiveError
 from pytest_klavis.workspace.archive import pack_mapping
-from pytest_klavis.workspace.diff import Diff, diff_archives
+from pytest_klavis.workspace.diff import Diff, _parents, diff_archives
 from pytest_klavis.workspace.unified import hunks
 
 from .build import file, folder, symlink, targz
@@ -94,6 +94,26 @@ def test_links_and_empty_directories_count(tmp_path: Path) -> None:
         "D old/ (empty directory)",
         "M was (text, 2 bytes -> link to l)",
     ]
+
+
+def test_a_directory_is_no_change_where_only_its_contents_are(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(targz(folder("p"), folder("p/q"), file("r/s/f", b"1\n"), folder("kept"), folder("pq")))
+    (tmp_path / "b").write_bytes(
+        targz(file("p/q/r/f", b"1\n"), folder("r"), folder("r/s"), folder("kept/x"), folder("ke"))
+    )
+    diff = diff_archives(tmp_path / "a", tmp_path / "b")
+    assert diff.summary() == [
+        "A ke/ (empty directory)",
+        "A kept/x/ (empty directory)",
+        "A p/q/r/f (+1)",
+        "D pq/ (empty directory)",
+        "D r/s/f (-1)",
+    ]
+
+
+def test_each_directory_above_is_looked_at_once() -> None:
+    assert _parents(["a/b/c", "a/b/d/", "e", "f/"]) == {"a/", "a/b/"}
+    assert _parents([]) == set()
 
 
 def test_what_an_agent_writes_cannot_speak_to_the_terminal(tmp_path: Path) -> None:

@@ -12,6 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from pytest_klavis.workspace.archive import extract, pack_mapping
+from pytest_klavis.workspace.names import encode
+from pytest_klavis.workspace.trees import partial_name
+
 from .build import file, targz
 
 SCRIPT = """
@@ -113,3 +117,14 @@ def test_a_directory_that_cannot_be_written(source: Path, tmp_path: Path) -> Non
         text=True,
     )
     assert "ArchiveError: cannot unpack into" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["\u6f22" * 80, "\U0001f600" * 60, "n" * 255, "a" + "\u00e9" * 120])
+def test_a_name_as_long_as_the_file_system_takes_is_no_trouble(tmp_path: Path, name: str) -> None:
+    """What is made beside it meanwhile has a longer name of its own: counted in bytes, and no character cut."""
+    assert len(encode(partial_name(name))) < 130
+    assert partial_name(name).isprintable()
+    pack_mapping({"a": "1"}, tmp_path / name)
+    target = tmp_path / f"{name[:-1]}t"
+    extract(tmp_path / name, target)
+    assert (target / "a").read_text() == "1"
