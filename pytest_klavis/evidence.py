@@ -12,7 +12,7 @@ from typing import Any
 
 from . import clock, redaction
 from .artifacts import shown
-from .errors import ApiError, ArchiveError, InfraError, NotFoundError, TransportError
+from .errors import ApiError, InfraError, NotFoundError, TransportError
 from .handles import LocalSandbox, RemoteSandbox
 from .handles.data import state_of
 from .workspace.archive import Limits
@@ -22,6 +22,7 @@ from .workspace.diff import diff_archives
 TEXT_LIMIT = 200_000
 """Bytes of diff that `changes.txt` holds at most."""
 SHOWN_CHANGES = 20
+ARCHIVE = "workspace.tar.gz"
 NO_ROUTE = ("", "Not Found")
 CONFIRM = 5.0
 """Seconds for asking whether a sandbox still exists."""
@@ -116,7 +117,10 @@ def _steps(
         file, dump = directory / "data.json", partial(_state, sandbox, patience)
         yield "its state", partial(_save_data, file, "its state", dump)
         return
-    yield "its state", lambda: _save_workspace(sandbox, directory, seed, extract=extract, patience=patience)
+    archive = directory / ARCHIVE
+    yield "its state", lambda: _save_workspace(sandbox, archive, seed, patience)
+    if extract and archive.exists():
+        yield "its files", lambda: _unpack(archive)
     for name, holder in sandbox._holders.items():  # noqa: SLF001
         dump = partial(holder.dump, deadline=patience)
         file = directory / f"data-{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}.json"
@@ -138,24 +142,19 @@ def _write(file: Path, content: Any) -> None:
     file.write_text(redaction.redact(text) + "\n", "utf-8", errors="backslashreplace")
 
 
-def _save_workspace(
-    sandbox: LocalSandbox, directory: Path, seed: Path | None, *, extract: bool, patience: float
-) -> list[str]:
-    archive = directory / "workspace.tar.gz"
-    try:
-        diff = sandbox._download(archive, lambda path: diff_archives(seed, path), patience)  # noqa: SLF001
-        if extract:
-            extract_archive(archive, directory / "workspace", limits=Limits(portable=False))
-    except ArchiveError:
-        if archive.exists():  # what did come may be all that there is
-            archive.rename(archive.with_name(f"{archive.name}.damaged"))
-        raise
+def _unpack(archive: Path) -> list[str]:
+    extract_archive(archive, archive.with_name("workspace"), limits=Limits(portable=False))
+    return []
+
+
+def _save_workspace(sandbox: LocalSandbox, archive: Path, seed: Path | None, patience: float) -> list[str]:
+    diff = sandbox._download(archive, lambda path: diff_archives(seed, path), patience)  # noqa: SLF001
     summary = diff.summary()
     against = "the seed" if seed else "an empty workspace"
     if not summary:
         return [f"nothing changed against {against}"]
     body = "\n".join(summary) + "\n\n" + diff.text(TEXT_LIMIT)
-    (directory / "changes.txt").write_text(redaction.redact(body), "utf-8", errors="backslashreplace")
+    archive.with_name("changes.txt").write_text(redaction.redact(body), "utf-8", errors="backslashreplace")
     lines = [f"changed against {against}:", *(f"  {line}" for line in summary[:SHOWN_CHANGES])]
     if len(summary) > SHOWN_CHANGES:
         lines.append(f"  ... and {len(summary) - SHOWN_CHANGES} more (changes.txt)")

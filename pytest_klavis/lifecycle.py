@@ -6,6 +6,7 @@ import copy
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,6 +81,8 @@ class Lease:
     over: bool = False
     """The scope has ended; the hand-over may follow as soon as the verdict is known."""
     handed_over: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+    """Held while it is handed over: a thread that came too late and the drain may both want to."""
 
 
 class Desk:
@@ -161,10 +164,12 @@ class Desk:
 
         `patience` is how many seconds the release may take.
         """
-        if lease.handed_over or lease.pid != os.getpid():
+        if lease.pid != os.getpid() or not lease.lock.acquire(timeout=-1 if patience is None else patience):
             return
-        lease.sandbox._close(why)  # noqa: SLF001  the lease ends the handle, nobody else may
         try:
+            if lease.handed_over:
+                return
+            lease.sandbox._close(why)  # noqa: SLF001  the lease ends the handle, nobody else may
             if keep:
                 self.tally.kept.append(f"{lease.sandbox.id} of {lease.order.test}")
                 if self.owner is not None:
@@ -176,6 +181,7 @@ class Desk:
             self._leases.remove(lease)
             self.tally.seconds_held += clock.monotonic() - lease.began
         finally:
+            lease.lock.release()
             shutil.rmtree(lease.context.scratch, ignore_errors=True)
 
     def close(self) -> None:

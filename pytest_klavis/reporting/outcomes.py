@@ -34,17 +34,19 @@ def judge(
     Whatever goes wrong in here makes the report an ERROR that tells it: a hook that raises
     would end the whole run.
     """
-    state = item.stash.get(STATE, None)
-    if state is not None:
-        try:
-            _judge(session, item, call, report, state)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # noqa: BLE001  pytest-timeout's Failed is a BaseException, too
-            report.sections.append(("klavis", f"trouble while handling this report: {type(error).__name__}: {error}"))
-            _set_error(report)
-            state.failed = True
-    scrub(report)
+    with paused(item):  # a test that is over cannot time out any more, in the middle of this hook least of all
+        state = item.stash.get(STATE, None)
+        if state is not None:
+            try:
+                _judge(session, item, call, report, state)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # noqa: BLE001  pytest-timeout's Failed is a BaseException, too
+                trouble = f"trouble while handling this report: {type(error).__name__}: {error}"
+                report.sections.append(("klavis", trouble))
+                _set_error(report)
+                state.failed = True
+        scrub(report)
     return report
 
 

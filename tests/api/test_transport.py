@@ -30,7 +30,6 @@ IDEMPOTENT: dict[str, Callable[[KlavisClient], Any]] = {
     "list": lambda c: c.list_sandboxes(),
     "release": lambda c: c.release_sandbox("github", "s-1"),
     "reset": lambda c: c.reset_sandbox("github", "s-1"),
-    "initialize": lambda c: c.initialize_sandbox("github", "s-1", {}),
     "get local": lambda c: c.get_local_sandbox("l-1"),
     "release local": lambda c: c.release_local_sandbox("l-1"),
     "reset local": lambda c: c.reset_local_sandbox("l-1"),
