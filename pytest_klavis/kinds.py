@@ -6,7 +6,6 @@ that they hold or lack may lose the sandbox: all is read tolerantly, and asked f
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import parse_qs, urlsplit
@@ -201,12 +200,12 @@ def _named(
     names = [catalog.resolve(item.server_name or "") for item in items]
     lacking = [name for name in asked if name not in names and name != "ALL"]
     for name, item in zip(names, items, strict=True):
-        near = [] if name in asked else difflib.get_close_matches(name, lacking, n=1)
-        if name not in asked and len(lacking) == 1 and len(items) == len(asked):
-            near = lacking
-        if near:
-            lacking = [one for one in lacking if one != near[0]]
-        yield (near[0] if near else name), item
+        meant = name
+        if name not in asked and catalog.kind_of(name) is None:  # a server that is known is itself
+            only = lacking[0] if len(lacking) == 1 and len(items) == len(asked) else name
+            meant = next((one for one in lacking if name.startswith(one)), only)
+            lacking = [one for one in lacking if one != meant]
+        yield meant, item
 
 
 def _servers(answer: CreateSandboxResponse | SandboxInfo, order: Order) -> dict[str, Server]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
@@ -297,8 +298,12 @@ class KlavisSession:
         """Hand a lease over at once: it was part of a set that could not be completed, or came too late."""
         use.lease.over = True  # should an interrupt come meanwhile
         self.open_desk().hand_over(use.lease, why="nobody could use it any more")
+        self.forget(use)
+
+    def forget(self, use: Use) -> None:
+        """Its lease was handed over; one that another thread is still handing over stays, to be named if that fails."""
         with self.lock:
-            if use in self.uses:
+            if use in self.uses and (use.lease.handed_over or use.lease.pid != os.getpid()):
                 self.uses.remove(use)
 
     def order(self, ask: Ask, request: pytest.FixtureRequest, item: pytest.Item) -> Order:

@@ -63,8 +63,7 @@ def _judge(
     if own and phase == "teardown":
         state.judged = True
         session.settle_files(item, state)
-        with paused(item):
-            hand_over(session)
+        hand_over(session)
     report.user_properties = list(item.user_properties)
 
 
@@ -133,8 +132,7 @@ def _save(session: KlavisSession, item: pytest.Item, report: pytest.TestReport, 
         if not concerns or id(use) in state.saved:
             continue
         about = {"test": item.nodeid, "outcome": report.outcome, "phase": report.when}
-        with paused(item):
-            saved = _saved(session, item, use, about)
+        saved = _saved(session, item, use, about)
         report.sections.append((f"klavis {use.title}", saved.text))
         # What stopped the call may be over with the test, such as a block on sockets: then the failure stands.
         last = report.when == "teardown" or not saved.again
@@ -169,7 +167,7 @@ def hand_over(session: KlavisSession) -> None:
 def _give_back(session: KlavisSession, use: Use, patience: float | None) -> None:
     keep = session.settings.keep == "always" or (session.settings.keep == "on-failure" and use.failed)
     session.open_desk().hand_over(use.lease, keep=keep, patience=patience)
-    session.uses.remove(use)
+    session.forget(use)
 
 
 def drain(session: KlavisSession, *, interrupted: bool) -> None:
