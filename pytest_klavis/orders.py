@@ -17,15 +17,16 @@ from .state import STATE
 if TYPE_CHECKING:
     import pytest
 
-    from .lifecycle import Order
+    from .lease import Order
     from .session import KlavisSession
+    from .spec import Spec
 
 __tracebackhide__ = True  # users read their own frames
 
 
 def order(session: KlavisSession, ask: Ask, request: pytest.FixtureRequest, item: pytest.Item) -> Order:
     """The order for an ask of `item` by the fixture of `request`; SpecError for what cannot be right."""
-    from .lifecycle import Order  # noqa: PLC0415  httpx and pydantic load with the first sandbox
+    from .lease import Order  # noqa: PLC0415  httpx and pydantic load with the first sandbox
     from .workspace.seed import find, resolve_seed  # noqa: PLC0415
 
     start, root = item.path.parent, session.config.rootpath
@@ -42,10 +43,12 @@ def order(session: KlavisSession, ask: Ask, request: pytest.FixtureRequest, item
         data = {server: load_data(template.fill(one), look_up) for server, one in of_servers.items()}
     _check_json(data)
     settings = session.settings
+    ttl = ask.ttl or _default_ttl(session, wide=request.scope != "function")
     return Order(
         spec=wanted,
         given=given,
-        ttl=ask.ttl or _default_ttl(session, wide=request.scope != "function"),
+        ttl=ttl,
+        needs=needed(ask, ttl),
         seed=None if workspace is None else resolve_seed(workspace, start=start, root=root, git=ask.git),
         data=data,
         evidence=None if settings.artifacts == "never" else session.new_folder(item, ask.key),
@@ -54,6 +57,24 @@ def order(session: KlavisSession, ask: Ask, request: pytest.FixtureRequest, item
         find=look_up,
         report=session.record,
     )
+
+
+def foreseen(session: KlavisSession, ask: Ask, item: pytest.Item) -> tuple[Spec, Path | None]:
+    """What the marks of an item that is still to come ask for: the spec, and the workspace's path where it has one."""
+    from .workspace.seed import find  # noqa: PLC0415
+
+    mark = item.get_closest_marker("klavis_benchmark")
+    benchmark = session.settings.benchmark if mark is None else bind(spec.klavis_benchmark, mark.args, mark.kwargs)
+    wanted, _ = ask.resolve(benchmark)
+    workspace = Template(getattr(getattr(item, "callspec", None), "params", {})).fill(ask.workspace)
+    if not isinstance(workspace, str | Path):
+        return wanted, None
+    return wanted, find(workspace, start=item.path.parent, root=session.config.rootpath)
+
+
+def needed(ask: Ask, ttl: int) -> float:
+    """Seconds that a used sandbox must have left: what was asked for, else half of what a new one would have."""
+    return ttl if ask.ttl else ttl / 2
 
 
 def _check_json(data: Mapping[str, Any] | None) -> None:

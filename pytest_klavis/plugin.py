@@ -128,8 +128,8 @@ def pytest_pycollect_makeitem(collector: pytest.Collector) -> Generator[None, An
     return found
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    markers.mark_klavis(items)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    config.stash[KEY].largest_set = markers.mark_klavis(items)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -138,6 +138,11 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
         return (yield)
     finally:
         scrub_junit(session.config)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    item.config.stash[KEY].ahead.next_item = nextitem
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -162,8 +167,9 @@ def pytest_runtest_makereport(
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    outcomes.drain(session.config.stash[KEY], interrupted=exitstatus == pytest.ExitCode.INTERRUPTED)
-    session.config.stash[KEY].finish()
+    interrupted = exitstatus == pytest.ExitCode.INTERRUPTED
+    outcomes.drain(session.config.stash[KEY], interrupted=interrupted)
+    session.config.stash[KEY].finish(interrupted=interrupted)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -193,7 +199,7 @@ def pytest_keyboard_interrupt(excinfo: pytest.ExceptionInfo[BaseException]) -> N
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: WorkerController) -> None:
-    node.config.stash[KEY].merge(getattr(node, "workeroutput", {}).get("klavis"))
+    node.config.stash[KEY].merge(getattr(node, "workeroutput", {}))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

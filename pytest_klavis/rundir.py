@@ -23,6 +23,7 @@ _HELD = (errno.EACCES, errno.EAGAIN)
 OWNER_HEADER = "X-Klavis-Owner"  # names the process that a request comes from
 _YOUNG = 60.0  # seconds in which a run without a server may still be starting
 SET_ASIDE = ".gone-"  # what starts with this is being removed, or its remover died
+UNNAMED = ".new-"  # what starts with this is being made, or its maker died
 
 log = logging.getLogger(__name__)
 
@@ -125,6 +126,30 @@ def take_lock(path: Path, *, create: bool = False) -> int | None:
         os.close(descriptor)
         if error.errno in _HELD:
             return None
+        raise
+    return descriptor
+
+
+def create_locked(path: Path, *, unique: bool = True) -> int:
+    """A new file that this process locked before it had its name, as the descriptor (appending) that holds the lock.
+
+    Who finds the name finds it locked. A name that is not `unique` may be there already: that raises FileExistsError,
+    and of several who ask for it at once one gets it (by a hard link). Raises OSError when the file cannot be made.
+    """
+    unnamed = path.with_name(f"{UNNAMED}{os.getpid()}-{secrets.token_hex(8)}")
+    descriptor = os.open(unnamed, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        os.fchmod(descriptor, 0o600)  # whatever the umask
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if unique:
+            unnamed.rename(path)
+        else:
+            os.link(unnamed, path)
+            unnamed.unlink()
+    except BaseException:
+        os.close(descriptor)
+        with contextlib.suppress(OSError):
+            unnamed.unlink()
         raise
     return descriptor
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from . import artifacts, clock, orders
-from .errors import BackendError, InfraError, SpecError, UnavailableError
+from . import artifacts, clock, ending, orders
+from .ahead import Ahead
+from .errors import BackendError, ClosedError, InfraError, SpecError, UnavailableError
 from .interrupts import PATIENCE, Termination
 from .logs import redact_logs
 from .settings import Settings
@@ -24,7 +25,9 @@ from .tally import Tally
 from .timeouts import paused
 
 if TYPE_CHECKING:
-    from .lifecycle import Desk, Lease, Order
+    from .lease import Lease, Order
+    from .lifecycle import Desk
+    from .pool.pool import Pool
 
 __tracebackhide__ = True  # users read their own frames
 
@@ -32,6 +35,8 @@ OWN_FILES = "files"
 """The folder of an attempt that holds the test's own evidence."""
 DRAIN_AT_END = 300.0
 """Seconds for handing over at an orderly end of the run."""
+INTERRUPTED_END = 60.0
+"""Seconds for the same after Ctrl-C; another one ends it at once."""
 LAST_CALL = 0.3
 """Seconds for a release that comes when the time is up."""
 
@@ -50,18 +55,13 @@ class Scope:
         item = self.session.item
         if item is None or self._ended:
             raise SpecError(f"{self._request.fixturename} cannot give a sandbox any more: its test is over")
-        orders = [self.session.order(ask, self._request, item) for ask in asks]
-        made: list[Use] = []
+        orders = [(ask.key, self.session.order(ask, self._request, item)) for ask in asks]
         with self.session.acquiring(item):
-            try:
-                for ask, order in zip(asks, orders, strict=True):
-                    made.append(self.session.acquire(order, item, self._request, ask.key))
-                if self._ended:  # while a thread was waiting in here
-                    raise SpecError(f"{self._request.fixturename} ended while it waited for a sandbox")  # noqa: TRY301
-            except BaseException:
+            made = self.session.acquire(orders, item, self._request)
+            if self._ended:  # while a thread was waiting in here
                 for use in made:
                     self.session.discard(use)
-                raise
+                raise SpecError(f"{self._request.fixturename} ended while it waited for a sandbox")
             self._uses += made
         return [use.lease for use in made]
 
@@ -84,6 +84,9 @@ class KlavisSession:
         self.settings = settings
         self.run = run
         self.tally = Tally()
+        self.pid = os.getpid()
+        """A forked child of a test ends no run."""
+        self._parent = os.getppid() if run.worker else None
         self.item: pytest.Item | None = None
         self.uses: list[Use] = []
         self.lock = threading.RLock()
@@ -92,6 +95,11 @@ class KlavisSession:
         """When the clean-up after an interrupt has to be over, by the monotonic clock."""
         self.desk: Desk | None = None
         """Made when the first sandbox is asked for."""
+        self.ahead = Ahead(self)
+        self.ended = False
+        """The run is closed on the ledger."""
+        self.largest_set = 1
+        """The most sandboxes that the marks of one test declare."""
         self._termination = Termination()
         self._acquiring: list[str] = []
         self._settled = threading.Condition()
@@ -104,31 +112,57 @@ class KlavisSession:
             if self.desk is None:
                 from .desk import open_desk  # noqa: PLC0415  httpx and pydantic load with the first sandbox
 
-                self.desk = open_desk(self.settings, self.run.id, self.tally)
+                self.desk = open_desk(self.settings, self.run.id, self.tally, enough=self.enough)
                 self.desk.hurry = self.hurry
                 redact_logs(self.config)
         self.take_signals()
         return self.desk
 
+    @property
+    def enough(self) -> int:
+        """How many sandboxes the run can use at once: what each worker has, and what is made ready for it."""
+        return 2 * self.run.workers * self.largest_set
+
     def take_signals(self) -> None:
         """Let SIGTERM and SIGHUP end in the clean-up. Only the main thread can; elsewhere this does nothing."""
         self._termination.become_interrupts()
 
-    def finish(self) -> None:
-        """A worker tells the controller what it did; the controller forgets old runs."""
+    @property
+    def has_keeper(self) -> bool:
+        """Whether somebody goes on when this process is gone."""
+        return self.desk is not None and self.desk.pool is not None and self.desk.pool.has_keeper()
+
+    def finish(self, *, interrupted: bool) -> None:
+        """A worker tells the controller what it did; the controller ends the run and forgets old ones."""
         output = getattr(self.config, "workeroutput", None)
         if output is not None:
             output["klavis"] = asdict(self.tally)
-        elif self.run_folder.is_dir():
+            output["klavis_learned"] = self.ahead.learned
+            return
+        self.ahead.remember()
+        if self.settings.backend == "cloud":
+            ending.end_run(self, patience=INTERRUPTED_END if interrupted else DRAIN_AT_END)
+        if self.run_folder.is_dir():
             artifacts.forget_old_runs(self.settings.artifacts_dir)
 
-    def merge(self, told: dict[str, Any] | None) -> None:
+    def pool_of_the_run(self) -> Pool | None:
+        """The pool, if any process of the run has put it on the ledger; the controller has no desk under xdist."""
+        if self.desk is not None:
+            return self.desk.pool
+        from . import cloud  # noqa: PLC0415  sqlite and the pool are for the cloud only
+
+        return cloud.pool_of(self.settings, self.run.id, self.enough)
+
+    def merge(self, output: Mapping[str, Any]) -> None:
         """In the controller: count what a worker did; a crashed one tells nothing."""
-        if told:
-            self.tally.add(Tally(**told))
+        if output.get("klavis"):
+            self.tally.add(Tally(**output["klavis"]))
+        self.ahead.merge(output.get("klavis_learned"))
 
     def close(self) -> None:
         """Let go of the backend and of the signals."""
+        if self.settings.backend == "cloud" and not hasattr(self.config, "workeroutput"):
+            ending.leave(self)
         if self.desk is not None:
             self.desk.close()
         self._termination.restore()
@@ -150,6 +184,7 @@ class KlavisSession:
         """The body of `item` runs."""
         state = item.stash[STATE]
         state.in_body = True
+        self.ahead.begin(item)
         try:
             yield
         finally:
@@ -266,17 +301,12 @@ class KlavisSession:
         finally:
             scope.end()
 
-    def acquire(self, order: Order, item: pytest.Item, request: pytest.FixtureRequest, key: str) -> Use:
-        """Acquire what was ordered for `item`; an infra error is remembered against it."""
+    def acquire(
+        self, orders: Sequence[tuple[str, Order]], item: pytest.Item, request: pytest.FixtureRequest
+    ) -> list[Use]:
+        """Acquire what was ordered for `item`, all or nothing; an infra error is remembered against it."""
         try:
-            with paused(item):
-                lease = self.open_desk().acquire(order)
-            use = Use(lease, str(request.fixturename), request.scope != "function", key, [item.stash[STATE]])
-            with self.lock:
-                self.uses.append(use)
-            lease.over = True  # until the hooks have let it pass
-            self.config.hook.pytest_klavis_acquired(item=item, sandbox=lease.sandbox)
-            lease.over = False
+            return self._acquire(orders, item, request)
         except UnavailableError as error:
             if self.settings.require:
                 self.record(error)
@@ -284,20 +314,43 @@ class KlavisSession:
             reason = str(error)
         except InfraError as error:
             self.record(error)
+            if isinstance(error, ClosedError):
+                item.session.shouldstop = str(error)
             raise
         except OSError as error:
             trouble = BackendError(f"no sandbox could be acquired: {error}")
             self.record(trouble)
             raise trouble from error
-        else:
-            return use
         # Outside the handler: a skip that carries the error as its context would count as an infra error.
         pytest.skip(f"{reason}\n(--klavis-require=on makes this an error)")
+
+    def _acquire(
+        self, orders: Sequence[tuple[str, Order]], item: pytest.Item, request: pytest.FixtureRequest
+    ) -> list[Use]:
+        fixture, wide = str(request.fixturename), request.scope != "function"
+        if self._parent not in (None, os.getppid()) and self.pid == os.getpid():
+            raise ClosedError("the process that began this run is gone: nothing more is acquired for it")
+        desk = self.open_desk()
+        with paused(item):
+            leases = desk.acquire([order for _, order in orders])
+        state = item.stash[STATE]
+        uses = [Use(lease, fixture, wide, key, [state]) for (key, _), lease in zip(orders, leases, strict=True)]
+        with self.lock:
+            self.uses += uses
+        if desk.pool is not None and not wide:
+            self.ahead.acquired(item, [order for _, order in orders])
+        for use in uses:
+            use.lease.over = True  # until the hooks have let them pass
+        for use in uses:
+            self.config.hook.pytest_klavis_acquired(item=item, sandbox=use.lease.sandbox)
+        for use in uses:
+            use.lease.over = False
+        return uses
 
     def discard(self, use: Use) -> None:
         """Hand a lease over at once: it was part of a set that could not be completed, or came too late."""
         use.lease.over = True  # should an interrupt come meanwhile
-        self.open_desk().hand_over(use.lease, why="nobody could use it any more")
+        self.open_desk().hand_over(use.lease, why="nobody could use it any more", reusable=True)
         self.forget(use)
 
     def forget(self, use: Use) -> None:

@@ -54,6 +54,12 @@ class Settings:
     artifacts_dir: Path
     artifacts_extract: bool
     keep: str
+    pool_size: int | None
+    rate: float | None
+    max_acquires: int | None
+    prefetch: bool
+    verify_reset: bool
+    exclusive_account: bool
     require: bool
     isolation: str
     python: str | None
@@ -101,6 +107,28 @@ def _optional(text: str) -> str | None:
     return text or None
 
 
+def _count(text: str) -> int | None:
+    if text.lower() in {"", "auto"}:
+        return None
+    if not text.isdecimal() or not int(text):
+        raise ValueError("a whole number from 1 on is taken")
+    return int(text)
+
+
+def _rate(text: str) -> float | None:
+    """Requests a second; None for no limit."""
+    if text.lower() == "off":
+        return None
+    number, _, unit = text.replace(" ", "").partition("/")
+    try:
+        rate = float(number) / {"": 1, "s": 1, "m": 60, "min": 60}[unit.lower()]
+    except (ValueError, KeyError):
+        rate = 0.0
+    if not 0.01 <= rate <= 1000:
+        raise ValueError("requests a second such as 2/s, or a minute such as 300/m, or off")
+    return rate
+
+
 DEFAULT_BASE_URL = "https://api.klavis.ai"
 BLACKBOX_URL = "https://agent.blackbox.ai/api/v1"
 WHEN = ("never", "on-failure", "always")
@@ -123,6 +151,12 @@ OPTIONS = (
     Option("artifacts-dir", "klavis-artifacts", Path, "where they are saved, in a folder per run", "DIR"),
     Option("artifacts-extract", "off", _switch, "unpack saved workspaces beside the archive", "on|off"),
     Option("keep", "never", _choice(*WHEN), "leave sandboxes alive until their TTL", "|".join(WHEN)),
+    Option("pool-size", "auto", _count, "sandboxes of the account at once; auto lets each run have enough", "auto|N"),
+    Option("rate", "2/s", _rate, "requests that the account is allowed; off for one without a limit", "N/s|off"),
+    Option("max-acquires", "", _count, "end the run when it asks for more sandboxes than this", "N"),
+    Option("prefetch", "on", _switch, "acquire and seed ahead for the next tests", "on|off"),
+    Option("verify-reset", "off", _switch, "look into a sandbox that was reset before it is used again", "on|off"),
+    Option("exclusive-account", "off", _switch, "nobody else uses the account: release what is found there", "on|off"),
     Option("require", "", _switch, "a server that the backend lacks is an error (on with CI) or a skip", "on|off"),
     Option("isolation", "auto", _choice(*LEVELS), "how agent code is confined when embedded", "|".join(LEVELS)),
     Option("python", "", _optional, "interpreter for agent code; a virtual environment adds its packages", "PATH"),

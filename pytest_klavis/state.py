@@ -15,7 +15,7 @@ from .errors import InfraError
 if TYPE_CHECKING:
     from xdist.workermanage import WorkerController
 
-    from .lifecycle import Lease
+    from .lease import Lease
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Run:
     worker: str = ""
     every_test_everywhere: bool = False
     """`--dist each`: the same test runs on every worker."""
+    workers: int = 1
 
     @classmethod
     def of(cls, config: pytest.Config) -> Run:
@@ -38,7 +39,8 @@ class Run:
     def for_worker(self, node: WorkerController) -> dict[str, Any]:
         """What goes into `workerinput`: JSON values only."""
         everywhere = node.config.getoption("dist", "no") == "each"
-        return {"id": self.id, "worker": node.gateway.id, "every_test_everywhere": everywhere}
+        workers = int(node.workerinput["workercount"])
+        return {"id": self.id, "worker": node.gateway.id, "every_test_everywhere": everywhere, "workers": workers}
 
 
 @dataclass(eq=False)
@@ -46,6 +48,8 @@ class ItemState:
     """What is known of one attempt at one item."""
 
     failed: bool = False
+    unfit: bool = False
+    """It crashed, timed out or lost its connection: nobody knows what still goes on in its sandboxes."""
     in_body: bool = False
     """The test's body runs: reports that are made now are those of subtests."""
     judged: bool = False
@@ -79,6 +83,11 @@ class Use:
     def failed(self) -> bool:
         """An item that was cut short before its verdict counts as failed."""
         return any(item.failed or not item.judged for item in self.items)
+
+    @property
+    def reusable(self) -> bool:
+        """Whether its sandbox can be reset for another test: each of its items came to its verdict by itself."""
+        return all(item.judged and not item.unfit for item in self.items)
 
     @property
     def title(self) -> str:

@@ -19,6 +19,12 @@ class Tally:
     isolation: str | None = None
     unknown: list[str] = field(default_factory=list)
     """Acquires whose answer was lost: what they made may exist, and nobody knows its id."""
+    suspects: list[str] = field(default_factory=list)
+    """Sandboxes of the account that may be what such an acquire made."""
+    resets: int = 0
+    """How often a sandbox was made clean for another test."""
+    notes: list[str] = field(default_factory=list)
+    """What else has to be told."""
     refused: list[str] = field(default_factory=list)
     """Fields that the API does not take; they were left out."""
     unsaved: list[str] = field(default_factory=list)

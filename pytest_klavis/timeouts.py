@@ -48,11 +48,12 @@ def paused(item: pytest.Item) -> Iterator[None]:
     if timer is None or threading.current_thread() is not threading.main_thread():
         yield
         return
-    if not (timer.running or timer.waits):
+    rest = timer.settings.timeout - (clock.monotonic() - timer.started)
+    if not timer.waits and not (timer.running and rest > 0):  # it has fired, or nobody waits for it
         yield
         return
     if not timer.waits:
-        timer.settings = timer.settings._replace(timeout=timer.settings.timeout - (clock.monotonic() - timer.started))
+        timer.settings = timer.settings._replace(timeout=round(rest, 3))
         item.config.hook.pytest_timeout_cancel_timer(item=item)
     timer.waits += 1
     try:

@@ -1,4 +1,4 @@
-"""`pytest-klavis serve` as a process: its two lines, its key, its end."""
+"""`pytest-klavis serve` as a process: its two lines, its key, its end; and what all commands share."""
 
 from __future__ import annotations
 
@@ -128,3 +128,14 @@ def test_wrong_arguments_are_told(arguments: list[str], words: str) -> None:
         _, err = process.communicate(timeout=20)
         assert process.returncode == 2
         assert words in err
+
+
+def test_help_names_the_commands_and_loads_no_more_than_it_needs() -> None:
+    probe = (
+        "import sys; from pytest_klavis import cli\n"
+        "try: cli.main(['--help'])\n"
+        "except SystemExit as end: print(end.code, sorted({'httpx', 'pydantic', 'sqlite3'} & {*sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert all(f"\n    {name}" in done.stdout for name in ("serve", "leases", "reap"))
+    assert done.stdout.endswith("0 []\n")

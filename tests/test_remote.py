@@ -48,16 +48,14 @@ def test_a_remote_sandbox_from_acquire_to_release(pytester: pytest.Pytester, clo
     result = pytester.runpytest("--klavis-benchmark=Toolathlon", "-k", "not async")
     result.assert_outcomes(passed=2, deselected=2)
     result.stdout.fnmatch_lines(
-        ["klavis: cloud at 127.0.0.1:*billed*", "2 acquired, 2 released, 0 leaked on the cloud*"]
+        ["klavis: cloud at 127.0.0.1:*billed*", "2 acquired, *2 released, 0 leaked on the cloud*"]
     )
     assert cloud.accounts.live == {}
-    assert cloud.accounts.asked[0] == {
-        "benchmark": "Toolathlon",
-        "test_account_email": "a@example.com",
-        "tags": {"run": "7"},
-        "ttl_seconds": 3600,
-    }
-    assert cloud.accounts.asked[1] == {"benchmark": "MCP_Atlas", "ttl_seconds": 1800}
+    first, second = cloud.accounts.asked
+    assert {"run": "7"}.items() < first.pop("tags").items()  # ours are beside it
+    assert first == {"benchmark": "Toolathlon", "test_account_email": "a@example.com", "ttl_seconds": 3600}
+    assert list(second.pop("tags")) == ["pytest-klavis"]
+    assert second == {"benchmark": "MCP_Atlas", "ttl_seconds": 1800}
     pytester.runpytest("-k", "async").assert_outcomes(passed=2, deselected=2)
     assert cloud.accounts.live == {}
 
@@ -88,7 +86,7 @@ def test_all_or_none(pytester: pytest.Pytester, cloud: Cloud) -> None:
             klavis_sandboxes(["github", "filesystem", "slack"])
         """
     )
-    result = pytester.runpytest()
+    result = pytester.runpytest("--klavis-acquire-timeout=3s", "--klavis-pool-size=3")
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["*HTTP 404*no idle sandbox*"])
     assert cloud.accounts.live == {}
@@ -151,8 +149,8 @@ def test_the_client_gives_back_what_it_can_and_names_the_rest(pytester: pytest.P
         """
     )
     result = pytester.runpytest()
-    result.assert_outcomes(passed=1, errors=1)
-    result.stdout.fnmatch_lines(["3 acquired, 2 released, 1 leaked*", "NOT released: slack-2"])
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["3 acquired, 2 released, 1 leaked*", "NOT released: slack-2 (release sandbox*422*"])
     assert list(cloud.accounts.live) == ["slack-2"]
 
 
@@ -174,7 +172,7 @@ def test_the_client_names_an_acquire_without_an_answer(pytester: pytest.Pytester
     pytester.makepyfile("def test_it(klavis_client):\n    klavis_client.acquire_sandbox('github')")
     result = pytester.runpytest()
     result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["MAYBE not released*: a remote sandbox (github) by klavis_client"])
+    result.stdout.fnmatch_lines(["MAYBE not released*: a remote sandbox (github), id unknown for klavis_client"])
 
 
 def test_what_the_test_released_itself_is_not_released_again(pytester: pytest.Pytester, cloud: Cloud) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_klavis.api.answers import Answer
+    from pytest_klavis.api.pace import Pace
 
 __tracebackhide__ = True  # users read their own frames
 
@@ -34,7 +35,8 @@ class KlavisClient(RemoteSandboxes, LocalSandboxes):
 
     `base_url` is the API (`https://api.klavis.ai`), `api_key` its Bearer token, `region` ("us" or "asia") the
     storage that signed URLs point to, `headers` are sent with each call. `dialect` is what other clients of the
-    same API have learned of it; clients that share one learn for each other.
+    same API have learned of it; clients that share one learn for each other. `pace` says when each request may be
+    sent, where an account's limit is shared; transfers to signed URLs do not count.
 
     Every method takes `deadline`: seconds for all of the call, repeats included, in place of its own default.
     Every method raises an ApiError for a status that is no success (AuthError, NotFoundError, RateLimitError,
@@ -50,10 +52,11 @@ class KlavisClient(RemoteSandboxes, LocalSandboxes):
         region: str = "us",
         headers: Mapping[str, str] | None = None,
         dialect: Dialect | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self.dialect = dialect if dialect is not None else Dialect()
         self.region = region
-        self._transport = Transport(base_url, api_key, headers=headers)
+        self._transport = Transport(base_url, api_key, headers=headers, pace=pace)
         self._calls = Calls(self._transport, self.dialect, region)
 
     def __repr__(self) -> str:
@@ -75,7 +78,7 @@ class KlavisClient(RemoteSandboxes, LocalSandboxes):
 
     @property
     def waited(self) -> float:
-        """Seconds slept so far because the API asked to come back later (429, 503)."""
+        """Seconds waited so far because the API asked to come back later (429, 503), and for turns by `pace`."""
         return self._transport.waited
 
     @property

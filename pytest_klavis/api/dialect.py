@@ -60,6 +60,17 @@ class Dialect:
         """Leave these out from now on."""
         self._refused.update((place, name) for name in names)
 
+    @property
+    def told(self) -> list[str]:
+        """What was learned, for a process that has not: `PLACE NAME` each."""
+        return sorted(f"{place} {name}" for place, name in self._refused.copy())
+
+    def hear(self, told: Collection[str]) -> None:
+        """Learn what another process was `told`."""
+        for one in told:
+            place, _, name = one.partition(" ")
+            self.learn("query" if place == "query" else "body", (name,))
+
     def label(self, sandbox_id: str, tags: Mapping[str, str]) -> None:
         """Remember what a sandbox was labelled with; nothing where the API refuses labels."""
         if ("body", "tags") in self._refused:

@@ -36,7 +36,10 @@ TOO_MANY: Final = Repeat(frozenset((429,)), lost=False)
 
 @dataclass(frozen=True)
 class Operation(Generic[AnswerT]):
-    """One call. `deadline` (seconds) is over all of it: connecting, waiting, reading and repeating."""
+    """One call. `deadline` (seconds) is over all of it: connecting, waiting, reading and repeating.
+
+    Where the account's requests are paced, a `patient` one lets those go first that free or prepare a sandbox.
+    """
 
     name: str
     method: str
@@ -44,6 +47,7 @@ class Operation(Generic[AnswerT]):
     answer: type[AnswerT]
     repeat: Repeat
     deadline: float
+    patient: bool = False
 
 
 _REMOTE = "/sandbox/{server_name}/{sandbox_id}"
@@ -51,7 +55,7 @@ _LOCAL = "/local-sandbox/{local_sandbox_id}"
 _TYPED = "/local-sandbox/{server_name}/{sandbox_id}"
 
 ACQUIRE_SANDBOX: Final = Operation(
-    "acquire sandbox", "POST", "/sandbox/{server_name}", models.CreateSandboxResponse, TURNED_AWAY, 120
+    "acquire sandbox", "POST", "/sandbox/{server_name}", models.CreateSandboxResponse, TURNED_AWAY, 120, patient=True
 )
 GET_SANDBOX: Final = Operation("get sandbox", "GET", _REMOTE, models.SandboxInfo, IDEMPOTENT, 60)
 LIST_SANDBOXES: Final = Operation("list sandboxes", "GET", "/sandbox", models.ListSandboxesResponse, IDEMPOTENT, 60)
@@ -61,7 +65,13 @@ RESET_SANDBOX: Final = Operation(
 )
 
 ACQUIRE_LOCAL_SANDBOX: Final = Operation(
-    "acquire local sandbox", "POST", "/local-sandbox", models.AcquireLocalSandboxResponse, TURNED_AWAY, 180
+    "acquire local sandbox",
+    "POST",
+    "/local-sandbox",
+    models.AcquireLocalSandboxResponse,
+    TURNED_AWAY,
+    180,
+    patient=True,
 )
 GET_LOCAL_SANDBOX: Final = Operation("get local sandbox", "GET", _LOCAL, models.LocalSandboxInfo, IDEMPOTENT, 60)
 LIST_LOCAL_SANDBOXES: Final = Operation(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pytest_klavis.api.answers import Answer
     from pytest_klavis.api.connection import Deadline
     from pytest_klavis.api.operations import Operation
+    from pytest_klavis.api.pace import Pace
 
 __tracebackhide__ = True  # users read their own frames
 
@@ -31,10 +32,13 @@ __tracebackhide__ = True  # users read their own frames
 class Transport:
     """Sends calls to one API with one key. Safe to use from several threads.
 
-    `calls` counts the requests that were sent, `waited` the seconds slept because the API asked for it (429, 503).
+    `calls` counts the requests that were sent, `waited` the seconds in which one was not sent yet: because the API
+    asked for it (429, 503), or because its turn by `pace` had not come.
     """
 
-    def __init__(self, base_url: str, api_key: str, *, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, base_url: str, api_key: str, *, headers: Mapping[str, str] | None = None, pace: Pace | None = None
+    ) -> None:
         base = _base(base_url)
         self.base_url = str(base).rstrip("/")
         self.host = base.netloc.decode("ascii")
@@ -42,6 +46,7 @@ class Transport:
         self.waited = 0.0
         self._headers = httpx.Headers({**(headers or {}), "Accept": "application/json", "Accept-Encoding": "identity"})
         self._headers["Authorization"] = f"Bearer {_key(api_key)}"
+        self._pace = pace
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
@@ -75,7 +80,7 @@ class Transport:
                 raise answer.cut
             return answer
 
-        return repeat(operation, clock, attempt, host=self.host, on_wait=self._waited)
+        return repeat(operation, clock, attempt, host=self.host, on_wait=self._waited, pace=self._pace)
 
     def _waited(self, seconds: float) -> None:
         with self._lock:

@@ -56,6 +56,7 @@ def _judge(
     phase = report.when
     own = not state.in_body
     _make_error(item, call, report, state)
+    state.unfit = state.unfit or bool(state.infra) or not _came_to_a_verdict(call)
     # A failing subtest reports through this hook too, before its test does: the flag must stick.
     state.failed = state.failed or report.failed
     if own and (state.failed or (session.settings.artifacts == "always" and phase != "setup")):
@@ -65,6 +66,13 @@ def _judge(
         session.settle_files(item, state)
         hand_over(session)
     report.user_properties = list(item.user_properties)
+
+
+def _came_to_a_verdict(call: pytest.CallInfo[Any]) -> bool:
+    """Whether this phase passed, or ended in a verdict of the test's own: no crash, no timeout."""
+    raised = call.excinfo.value if call.excinfo else None
+    verdicts = (AssertionError, pytest.fail.Exception, pytest.skip.Exception, pytest.xfail.Exception)
+    return raised is None or (isinstance(raised, verdicts) and "pytest-timeout" not in str(raised))
 
 
 def infra_errors(error: BaseException | None) -> Iterator[InfraError]:
@@ -164,17 +172,18 @@ def hand_over(session: KlavisSession) -> None:
         _give_back(session, use, None)
 
 
-def _give_back(session: KlavisSession, use: Use, patience: float | None) -> None:
+def _give_back(session: KlavisSession, use: Use, patience: float | None, *, save: bool = False) -> None:
     keep = session.settings.keep == "always" or (session.settings.keep == "on-failure" and use.failed)
-    session.open_desk().hand_over(use.lease, keep=keep, patience=patience)
+    reusable = use.reusable and session.ahead.next_item is not None  # else nobody is left here to use it
+    session.open_desk().hand_over(use.lease, keep=keep, reusable=reusable, save=save, patience=patience)
     session.forget(use)
 
 
 def drain(session: KlavisSession, *, interrupted: bool) -> None:
     """Save and hand over what no report will come for: after an interrupt, or at the end of the run.
 
-    After an interrupt there are four seconds for it. What does not fit in is left to the
-    embedded server, which carries out the will of a dead owner, or to the TTL.
+    After an interrupt there are four seconds for it. What does not fit in is left to the embedded server, which
+    carries out the will of a dead owner, or to the keeper.
     """
     if session.desk is None:
         return
@@ -201,10 +210,11 @@ def _drain(session: KlavisSession) -> None:
         use.lease.over = True
     for number, use in enumerate(waiting):
         to_come = len(waiting) - number
-        if session.time_left() > 0:
+        later = session.has_keeper and _unreported(session, use) is not None
+        if session.time_left() > 0 and not later:
             # Half of its share, so that there is time for the release.
             _save_unreported(session, use, max(session.time_left() / to_come / 2, 0.5))
-        _give_back(session, use, session.share(to_come))
+        _give_back(session, use, session.share(to_come), save=later)
 
 
 def _unreported(session: KlavisSession, use: Use) -> tuple[pytest.Item, ItemState] | None:

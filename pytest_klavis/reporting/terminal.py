@@ -18,12 +18,16 @@ SHOWN_FOLDERS = 30
 
 
 def header(settings: Settings) -> list[str]:
-    """Two lines at most: where sandboxes come from, and which flavour, each with its source."""
+    """Where sandboxes come from and under which limits, and which flavour, with their sources."""
     if settings.backend == "cloud":
         where = f"cloud at {urlsplit(settings.base_url).netloc.rpartition('@')[2]}, billed to your account"
     else:
         where = f"embedded, isolation {settings.isolation}"
     lines = [f"klavis: {where} (from {settings.source('backend')})"]
+    if settings.backend == "cloud":
+        rate = f"{settings.rate:g} requests/s" if settings.rate else "no limit of requests"
+        budget = f", at most {settings.max_acquires} acquires" if settings.max_acquires else ""
+        lines.append(f"klavis: pool size {settings.pool_size or 'auto'}, {rate}{budget}")
     if settings.benchmark:
         lines.append(f"klavis: benchmark {settings.benchmark} (from {settings.source('benchmark')})")
     return lines
@@ -33,13 +37,18 @@ def summary(reporter: pytest.TerminalReporter, session: KlavisSession) -> None:
     """What the run did with sandboxes; nothing at all when it asked for none."""
     tally = session.tally
     saved = artifacts.folders(session.run_folder)
-    if not (tally.acquired or tally.unknown or saved):
+    troubles = (
+        ("NOT released", tally.leaked),
+        ("MAYBE not released, as its acquire was not answered", tally.unknown),
+        ("SUSPECT, in the account and on nobody's ledger", tally.suspects),
+        ("NOTE", tally.notes),
+    )
+    if not (tally.acquired or saved or any(told for _, told in troubles)):
         return
     reporter.ensure_newline()
     reporter.section("klavis sandboxes", sep="=", blue=True)
     if tally.acquired or tally.unknown:  # workers that were cut short tell nothing
         _counts(reporter, session)
-    troubles = (("NOT released", tally.leaked), ("MAYBE not released, as its acquire was not answered", tally.unknown))
     for what, ids in (("kept until its TTL", tally.kept), *troubles):
         for sandbox_id in ids:
             reporter.write_line(f"{what}: {sandbox_id}", red=not what.startswith("kept"), bold=True)
@@ -59,6 +68,8 @@ def summary(reporter: pytest.TerminalReporter, session: KlavisSession) -> None:
 def _counts(reporter: pytest.TerminalReporter, session: KlavisSession) -> None:
     tally = session.tally
     counts = [f"{tally.acquired} acquired", f"{tally.released} released"]
+    if tally.resets:
+        counts.insert(1, f"{tally.resets} reset")
     if tally.kept:
         counts.append(f"{len(tally.kept)} kept")
     counts.append(f"{len(tally.leaked)} leaked")

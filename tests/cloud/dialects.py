@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,6 +23,12 @@ class Dialect:
     strict: bool
     words: Literal["v2", "v1", "text"] = "v2"
     """How a refusal is phrased."""
+
+    def ttl(self, body: Mapping[str, Any]) -> float | None:
+        """Seconds until a sandbox is taken back that was acquired with this body; None is never."""
+        known = "ttl_seconds" in self.acquire | self.acquire_local
+        ttl: float | None = body.get("ttl_seconds", 7200) if known else None
+        return ttl
 
     def refusal(self, body: Any, known: frozenset[str]) -> Reply | None:
         """The 422 for fields of a body that are unknown."""

@@ -6,7 +6,9 @@ import json
 from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
+from .books import Books
 from .dialects import Dialect, Odd
+from .knobs import Knobs
 from .web import Asked, Reply, not_found, reply
 
 TYPED = ("google_cloud", "poste_email_toolathlon", "canvas")
@@ -22,8 +24,10 @@ class Behind(Protocol):
 class Machines:
     """`data` maps the id of each live sandbox to the data of its typed servers."""
 
-    def __init__(self, behind: Behind, url: str, direct_url: str) -> None:
+    def __init__(self, behind: Behind, url: str, direct_url: str, knobs: Knobs, books: Books) -> None:
         self._behind = behind
+        self._knobs = knobs
+        self._books = books
         self._hosts = urlsplit(direct_url).netloc, urlsplit(url).netloc
         self.asked: list[dict[str, Any]] = []
         self.queries: list[tuple[str, dict[str, str]]] = []
@@ -41,15 +45,28 @@ class Machines:
         if parts[2:] == ["run"]:
             return not_found()  # the embedded backend's own
         self.queries.append((asked.path, asked.query))
+        if asked.kind == "reset":
+            self._books.reset(parts[1], asked.key)
+            if self._knobs.reset_leaves_dirt and parts[1] in self.data:
+                return reply({})
         answer = self._behind.forward(asked)
+        if asked.kind == "release" and answer.status in (200, 404):
+            self._books.released(parts[1], asked.key, heard=asked.heard)
         return answer if answer.status >= 300 else self._as_ours(asked, answer, dialect)
+
+    def expire(self, number: str) -> None:
+        """Its time is over."""
+        self._books.expired(number)
+        self.data.pop(number, None)
+        self._behind.forward(Asked("DELETE", f"/local-sandbox/{number}", b"", {"Authorization": "Bearer any"}))
 
     def _as_ours(self, asked: Asked, answer: Reply, dialect: Dialect) -> Reply:
         parts = asked.parts
         if parts[1:] == []:
             content = answer.content
-            shown = [self._described(one, dialect) for one in content["local_sandboxes"]]
-            return reply(content | {"local_sandboxes": shown})
+            ours = [one for one in content["local_sandboxes"] if self._is_of(one["local_sandbox_id"], asked.key)]
+            shown = [self._described(one, dialect) for one in ours]
+            return reply(content | {"local_sandboxes": shown, "total_count": len(shown)})
         if asked.method == "DELETE":
             self.data.pop(parts[1], None)
         elif parts[2:] == ["reset"]:
@@ -72,6 +89,7 @@ class Machines:
         if answer.status >= 300:
             return answer
         found = answer.content
+        self._books.acquired(found["local_sandbox_id"], asked.key, ttl=dialect.ttl(content))
         if not others:
             found["servers"] = []
         self.data[found["local_sandbox_id"]] = {name: {} for name in typed}
@@ -91,7 +109,7 @@ class Machines:
             item = {"server_name": name, "id": f"{name}-of-{number}", "mcp_server_url": url, "status": "occupied"}
             servers.append(item | {"auth_data": {"ip": "10.0.0.7-planted"}})
         if dialect.typed:
-            servers = [one | {"tags": []} for one in servers]
+            servers = [{"auth_data": None, "tags": []} | one for one in servers]
         if not urls:
             servers = [one | {"mcp_server_url": None} for one in servers]
         return found | {"servers": servers}
@@ -102,10 +120,14 @@ class Machines:
         if owner is None or server not in self.data[owner]:
             return reply({"detail": f"Sandbox {number} not found"}, 404)
         if action == "initialize":
-            self.data[owner][server] = asked.content or {}
+            self.data[owner][server] |= asked.content or {}
             return reply({"sandbox_id": number, "status": "occupied", "message": "initialized"})
         dumped = {"sandbox_id": number, "server_name": server, "dumped_at": "2026-05-09T00:00:00Z"}
         return reply(dumped | {"data": self.data[owner][server]})
+
+    def _is_of(self, number: str, key: str) -> bool:
+        holding = self._books.holding(number)
+        return holding is not None and holding.key == key
 
     def _with_our_urls(self, answer: Reply) -> Reply:
         """Signed URLs lead to us, so that storage can fail as well."""

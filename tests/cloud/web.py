@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -17,6 +17,29 @@ class Asked:
     target: str
     body: bytes
     headers: Mapping[str, str]
+    heard: bool = True
+    """Whether its answer will come, as far as one knows."""
+    hung_up: Callable[[], bool] = lambda: False
+    """Whether the client is gone."""
+
+    @property
+    def key(self) -> str:
+        return self.headers.get("Authorization", "").removeprefix("Bearer ")
+
+    @property
+    def kind(self) -> str:
+        """What it asks for, in one word: `acquire`, `release`, `reset`, `upload-url`, `list`, `get`, `put`..."""
+        room, *rest = self.parts
+        remote = room == "sandbox"
+        if room not in ("sandbox", "local-sandbox"):
+            return "put" if self.method == "PUT" else "fetch"
+        if self.method == "DELETE":
+            return "release"
+        if len(rest) == remote and self.method == "POST" and rest != ["prepare"]:
+            return "acquire"
+        if len(rest) <= 1 + remote and self.method == "GET":
+            return "get" if len(rest) == 1 + remote else "list"
+        return rest[-1]
 
     @property
     def path(self) -> str:

@@ -1,0 +1,110 @@
+"""From a place in the line to sandboxes: idle ones are taken over, new ones acquired, each on the ledger first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+from pytest_klavis import catalog, clock
+from pytest_klavis.errors import ApiError, NotFoundError
+from pytest_klavis.interrupts import held
+from pytest_klavis.kinds import KINDS, Acquire
+
+from .acquiring import recorded
+from .entries import Entry, Want
+
+if TYPE_CHECKING:
+    from pytest_klavis.api.client import KlavisClient
+    from pytest_klavis.kinds import Acquired
+
+    from .line import Place
+    from .pool import Pool
+
+__tracebackhide__ = True  # users read their own frames
+
+NO_CAPACITY = (404, 409, 423, 429, 503)
+"""What an API may say to an acquire when it has none; which one is not documented."""
+LABEL = "pytest-klavis"
+"""The tag that an acquire is found by when its answer is lost."""
+
+
+class Taken(NamedTuple):
+    """A sandbox that is held now."""
+
+    entry: Entry
+    answer: Acquired | None
+    """To its acquire, where that is known."""
+    used: bool
+    """Somebody had it before, and it was reset."""
+
+    @property
+    def number(self) -> str:
+        """Its id."""
+        return self.entry.sandbox_id or ""
+
+
+class Checkout:
+    """What a set of wants is served from, one after the other, until then by the monotonic clock."""
+
+    def __init__(self, pool: Pool, api: KlavisClient, place: Place, wants: Sequence[Want], until: float) -> None:
+        self._pool = pool
+        self._api = api
+        self._place = place
+        self._wants = wants
+        self._until = until
+        self._granted: list[Entry | None] = [*place.take(until)]
+        """For each want what it was given, while nobody took it."""
+
+    def take(self, index: int) -> Taken:
+        """A sandbox for a want; asked again, another one."""
+        want = self._wants[index]
+        while True:
+            entry = self._granted[index] or self._place.another(want, self._until)
+            self._granted[index] = entry
+            if entry.state == "held":
+                self._granted[index] = None
+                return Taken(entry, self._pool.answers.load(entry.number, entry.spec), used=True)
+            try:
+                made, answer = self._acquire(entry, want)
+            except ApiError as error:
+                if not _has_none(error, want) or clock.monotonic() >= self._until:
+                    raise
+                self._place.none_left(want, error)
+                self._granted[index] = None
+            else:
+                self._granted[index] = None
+                return Taken(made, answer, used=False)
+
+    def put_back(self) -> None:
+        """What nobody took goes back, clean as it is, or was never made."""
+        for entry in filter(None, self._granted):
+            if entry.state == "intent":
+                self._pool.ledger.remove(entry)
+            else:
+                self._pool.ledger.change(entry, "idle", owner=None, test="")
+
+    def _acquire(self, entry: Entry, want: Want) -> tuple[Entry, Acquired]:
+        kind = KINDS[want.spec.kind]
+        labels = {LABEL: entry.nonce} if want.spec.kind == "remote" else {}
+        asked = Acquire(entry.ttl, clock.left(self._until), labels)
+        with held():
+            return recorded(self._pool, self._api, entry, lambda: kind.acquire(self._api, want.spec, asked))
+
+
+def _has_none(error: ApiError, want: Want) -> bool:
+    """Whether waiting may help. A server that nobody has heard of is not there, rather than taken."""
+    if isinstance(error, NotFoundError) and not all(catalog.kind_of(name) for name in want.spec.servers):
+        return False
+    return error.status in NO_CAPACITY
+
+
+@contextmanager
+def checkout(pool: Pool, api: KlavisClient, wants: Sequence[Want], until: float) -> Iterator[Checkout]:
+    """Sandboxes for all of `wants`, or an error and none; see `Place.take` for the errors."""
+    with pool.place(wants) as place:
+        found = Checkout(pool, api, place, wants, until)
+        try:
+            yield found
+        finally:
+            found.put_back()

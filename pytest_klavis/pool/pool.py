@@ -1,0 +1,284 @@
+"""One process's part in the pool: what it checks out and in, and what it does itself where there is no keeper."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from pytest_klavis import clock
+from pytest_klavis.errors import AuthError, BackendError
+from pytest_klavis.kinds import id_of, instance_of
+
+from . import refusal
+from .acquiring import AnswerT, recorded
+from .allocation import Limits
+from .answers import Answers
+from .chores import Chores
+from .entries import LIVE, Entry, Want
+from .keeper import keeper_alive, start_keeper
+from .ledger import ClosedError, Ledger, RunRecord
+from .line import LOOK, POLL, Place
+from .owners import Owner, Owners
+
+if TYPE_CHECKING:
+    from pytest_klavis.api.client import KlavisClient
+    from pytest_klavis.api.pace import Pace
+    from pytest_klavis.kinds import Acquired
+    from pytest_klavis.spec import Spec
+
+    from .keeper import KeeperConfig
+
+__tracebackhide__ = True  # users read their own frames
+
+TEND = 1.0
+"""Seconds between two looks of a waiting process after the dead."""
+STARTS = 3
+"""How often a process starts a keeper: one that dies again and again is done without."""
+
+
+class Pool:
+    """Usable from several threads; a forked child is an owner of its own, and holds nothing of its parent's."""
+
+    def __init__(self, config: KeeperConfig, api: KlavisClient, pace: Pace, *, budget: int | None = None) -> None:
+        self.config = config
+        self.run = config.run
+        self.ledger = Ledger(config.account)
+        self.answers = Answers(config.account / "answers")
+        self.trouble = ""
+        """Why there is no keeper."""
+        self.unwritten: list[str] = []
+        """What could neither be written down nor released."""
+        self.api = api
+        self.pace = pace
+        self._owners = Owners(config.account / "owners")
+        self._owner: Owner | None = None
+        self._lock = threading.Lock()
+        self._starts = 0
+        self._tended = 0.0
+        self.ledger.begin(self.run, budget=budget)
+        record = self.ledger.run(self.run)
+        api.dialect.hear(record.refused if record else ())
+        self._told = api.dialect.told
+        os.register_at_fork(after_in_child=self._own_nothing)
+
+    @property
+    def owner(self) -> str:
+        """Who this process is on the ledger."""
+        with self._lock:
+            if self._owner is None or not self._owner.is_mine():
+                name = f"{self.run}--{os.getpid()}-{secrets.token_hex(6)}"
+                try:
+                    self._owner = Owner(self.config.account / "owners", name)
+                except OSError as error:
+                    raise BackendError(
+                        f"{self.config.account} cannot be used, so nothing is acquired: {error}\n"
+                        "Make room there, or set KLAVIS_STATE_DIR to another directory on a local disk."
+                    ) from error
+            return self._owner.id
+
+    # -- checkout ------------------------------------------------------------------------------
+
+    @contextmanager
+    def place(self, wants: Sequence[Want]) -> Iterator[Place]:
+        """A place in the line for all of `wants`."""
+        self.with_keeper()
+        limits = Limits(self.config.cap, self.config.per_account)
+        place = Place(self.ledger, wants, run=self.run, owner=self.owner, limits=limits, tend=self.tend)
+        with place:
+            yield place
+
+    def acquire_aside(self, spec: Spec, ttl: int, acquire: Callable[[], AnswerT]) -> tuple[Entry, AnswerT]:
+        """Carry out an acquire that stands in no line, but on the ledger."""
+        self.with_keeper()
+        entry = self.ledger.intend(self.run, self.owner, Want(spec, ttl, test="klavis_client"))
+        return recorded(self, self.api, entry, acquire)
+
+    @contextmanager
+    def releasing(self, entry: Entry) -> Iterator[None]:
+        """The body releases it. If it fails the sandbox is held as before."""
+        mine = self.ledger.change(entry, "releasing", owner=self.owner)
+        try:
+            yield
+        except BaseException:
+            if mine is not None:
+                self.ledger.change(mine, "held", owner=entry.owner)
+            raise
+        if mine is not None:
+            self.ledger.remove(mine)
+            self.answers.drop(mine.number)
+
+    def acquired(self, entry: Entry, answer: Acquired) -> Entry:
+        """The answer to the acquire of an intent came: it is held from now on.
+
+        Raises TakenError where somebody else on this ledger holds that sandbox, LedgerError where it cannot be written
+        down, ClosedError where the run ended meanwhile; the caller has to release it then, but for the first.
+        """
+        number, instance = id_of(answer), instance_of(getattr(answer, "urls", {}).values())
+        ttl = None if "ttl_seconds" in self.api.refused_fields else entry.ttl
+        held = self.ledger.change(entry, "held", owner=entry.owner, sandbox_id=number, instance=instance, ttl=ttl)
+        if held is None:
+            raise ClosedError(f"{number} came when its owner had been taken for dead")
+        self.answers.store(entry.number, entry.spec, answer)
+        return held
+
+    def lost(self, entry: Entry) -> None:
+        """The answer to an acquire was lost: the keeper looks for what it made."""
+        self.ledger.change(entry, "lost", owner=None)
+
+    def knows_instance(self, entry: Entry, urls: Iterable[str]) -> Entry:
+        """URLs came later than the answer to the acquire."""
+        instance = instance_of(urls)
+        if entry.instance is not None or instance is None:
+            return entry
+        return self.ledger.change(entry, entry.state, owner=entry.owner, instance=instance) or entry
+
+    def learn(self) -> None:
+        """What this process has learned of the API is for all of the run."""
+        told = self.api.dialect.told
+        if told != self._told:
+            self._told = told
+            self.ledger.learn(self.run, told)
+
+    def refusal(self) -> AuthError | None:
+        """What another process of the run was told about the key."""
+        record = self.ledger.run(self.run)
+        return refusal.error_of(record.refusal) if record is not None and record.refusal else None
+
+    def refuse(self, error: AuthError) -> None:
+        """The API has refused the key: no process of the run asks again."""
+        self.ledger.refuse(self.run, refusal.text_of(error))
+
+    # -- check-in ------------------------------------------------------------------------------
+
+    def check_in(
+        self, entry: Entry, *, keep: bool = False, reusable: bool, save: bool = False, patience: float | None = None
+    ) -> None:
+        """A lease is over: a change of its entry, and the keeper does the rest; without one it is done here.
+
+        `save` says that its evidence is still to be saved, `patience` is in seconds. What cannot be done stays on the
+        ledger.
+        """
+        if keep:
+            self.ledger.change(entry, "kept", owner=None)
+            return
+        dirty = self.ledger.change(entry, "dirty", owner=None, reusable=reusable and not save, save=save)
+        if dirty is None or self.has_keeper():
+            return
+        self.chores().clean(dirty, patience)
+
+    # -- the keeper ----------------------------------------------------------------------------
+
+    def has_keeper(self) -> bool:
+        """Whether the run's keeper lives."""
+        return keeper_alive(self.config.account, self.run)
+
+    def with_keeper(self) -> None:
+        """Start the run's keeper unless it lives. Where it cannot start, this process does what it would have done."""
+        with self._lock:
+            if self.has_keeper() or self._starts >= STARTS:
+                return
+            self._starts += 1
+            try:
+                start_keeper(self.config)
+            except (BackendError, OSError) as error:
+                self._starts = STARTS
+                self.trouble = str(error)
+
+    def chores(self) -> Chores:
+        """What a process does with single entries."""
+        return Chores(self.ledger, self.answers, self.api, self.owner, self.config)
+
+    def tend(self) -> None:
+        """While waiting: bury dead tickets, and do what the keeper would, where there is none."""
+        if clock.monotonic() - self._tended < TEND:
+            return
+        self._tended = clock.monotonic()
+        self.bury()
+        self.with_keeper()
+        if self.has_keeper():
+            return
+        chores = self.chores()
+        for entry in self.ledger.entries(run=self.run, states=("dirty", "lost")):
+            if not self._lives(entry.owner):  # else it is being saved
+                (chores.clean if entry.state == "dirty" else chores.reconcile)(entry, None)
+        for entry in self.ledger.entries(run=self.run, states=("held", "intent", "cleaning", "releasing")):
+            if entry.owner is not None and not self._lives(entry.owner):
+                self.settle(chores, entry)
+
+    def bury(self) -> None:
+        """The dead stand in no line."""
+        for ticket in self.ledger.tickets():
+            if not self._lives(ticket.owner):
+                self.ledger.forget_owner(ticket.owner)
+
+    @staticmethod
+    def settle(chores: Chores, entry: Entry, patience: float | None = None) -> None:
+        """Let go of an entry whose owner is dead, within so many seconds."""
+        if entry.state in ("intent", "lost"):
+            chores.reconcile(entry, patience)
+        elif entry.state == "held" or entry.save:
+            saved = chores.rescue(entry, patience)
+            if saved is not None:
+                chores.release(saved, patience)
+        else:
+            chores.release(entry, patience)
+
+    # -- the end -------------------------------------------------------------------------------
+
+    def end(self, until: float, tell: Callable[[int], None]) -> tuple[RunRecord | None, list[Entry]]:
+        """The run is over: wait until all is released, until then by the monotonic clock.
+
+        `tell` gets how many are left, again and again. Returns what the run has done, and what is left of it: what was
+        kept, and what the keeper, a later run or `pytest-klavis reap` has to release. Ctrl-C ends the wait.
+        """
+        self.ledger.close_run(self.run)
+        try:
+            while left := self._leaving():
+                tell(len(left))
+                if clock.monotonic() >= until:
+                    break
+                seen = self.ledger.database.version
+                if not self.has_keeper():
+                    self._release_all(until)
+                end = clock.monotonic() + LOOK
+                while clock.monotonic() < min(end, until) and self.ledger.database.version == seen:
+                    clock.sleep(POLL)
+        except KeyboardInterrupt:
+            tell(-1)
+        record, rest = self.ledger.run(self.run), self.ledger.entries(run=self.run)
+        if not rest:
+            self.ledger.forget_run(self.run)
+        return record, rest
+
+    def _leaving(self) -> list[Entry]:
+        """What is to be released, and the API has not refused to release."""
+        left = self.ledger.entries(run=self.run, states=LIVE - {"kept"})
+        return [one for one in left if not one.will.get("final")]
+
+    def _release_all(self, until: float) -> None:
+        """There is no keeper to do it."""
+        chores = self.chores()
+        for entry in self._leaving():
+            left = max(until - clock.monotonic(), 1.0)
+            if entry.owner not in (None, self._owner and self._owner.id) and self._lives(entry.owner):
+                continue
+            self.settle(chores, entry, left)
+
+    def close(self) -> None:
+        """This process's part is over. What it still holds is a dead owner's from now on."""
+        with self._lock:
+            if self._owner is not None:
+                with suppress(BackendError):  # nobody misses it
+                    self.ledger.forget_owner(self._owner.id)
+                self._owner.close()
+        self.ledger.close()
+
+    def _lives(self, owner: str | None) -> bool:
+        return owner is not None and self._owners.alive(owner, self._owner)
+
+    def _own_nothing(self) -> None:
+        self._lock = threading.Lock()
