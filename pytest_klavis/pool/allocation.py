@@ -7,7 +7,7 @@ those behind may have what nobody before them wants.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pytest_klavis import clock
 from pytest_klavis.errors import BackendError
@@ -37,7 +37,8 @@ class Limits:
 
     cap: int
     per_account: bool
-    """Whether the cap is one for all runs of the account, or each run has its own."""
+    """Somebody set the cap: it is one for all runs of the account, and it is kept. Else it is what a run can be
+    expected to use: each run has its own, and goes beyond it rather than fail."""
 
 
 @dataclass(frozen=True)
@@ -91,12 +92,14 @@ def allocate(
     mine = next(one for one in line if one.seq == seq)
     if not mine.wants:
         return Grant(True)
+    scope = [one for one in entries if one.state in LIVE and (limits.per_account or one.run == mine.run)]
+    if not limits.per_account:
+        limits = replace(limits, cap=max(limits.cap, _needed(mine, scope)))
     if len(mine.wants) > limits.cap:
         raise BackendError(
             f"{len(mine.wants)} sandboxes are wanted at once, and --klavis-pool-size={limits.cap} allows no more than "
             f"{limits.cap}: raise it"
         )
-    scope = [one for one in entries if one.state in LIVE and (limits.per_account or one.run == mine.run)]
     line = [one for one in line if one.wants and (limits.per_account or one.run == mine.run)]
     free = limits.cap - len(scope)
     books = _Books(
@@ -115,9 +118,17 @@ def allocate(
     if grant.acts:
         return grant
     served |= {one.seq: _serve(one, books, dry) for one in line if one.seq > seq}
-    if not any(one.grant.acts or not one.lacking for one in served.values()):
-        _refuse_standstill(mine, scope, line, limits)
-    return grant
+    if any(one.grant.acts or not one.lacking for one in served.values()) or not _stands_still(
+        mine, scope, line, limits
+    ):
+        return grant
+    if not limits.per_account:
+        return Grant(True, tuple(None for _ in mine.wants))
+    raise StandstillError(
+        f"all {limits.cap} places of the pool are taken, and whoever holds one waits for another:\n  "
+        + "\n  ".join(holders(scope))
+        + f"\n{_HELP}"
+    )
 
 
 @dataclass
@@ -198,30 +209,38 @@ def _leaves(entry: Entry) -> bool:
     return entry.state == "releasing" or (entry.state == "dirty" and not entry.resettable)
 
 
+def _needed(mine: Ticket, scope: Sequence[Entry]) -> int:
+    """How many places there must be for a ticket to be served at all."""
+    return len(mine.wants) + _held_by(mine, scope) + _kept(scope)
+
+
+def _held_by(mine: Ticket, scope: Sequence[Entry]) -> int:
+    return sum(one.state in ("held", "intent") and one.owner == mine.owner for one in scope)
+
+
+def _kept(scope: Sequence[Entry]) -> int:
+    return sum(one.state == "kept" for one in scope)
+
+
 def _refuse_impossible(mine: Ticket, scope: Sequence[Entry], limits: Limits) -> None:
-    own = sum(one.state in ("held", "intent") and one.owner == mine.owner for one in scope)
-    kept = sum(one.state == "kept" for one in scope)
-    if own + kept + len(mine.wants) <= limits.cap:
+    if _needed(mine, scope) <= limits.cap:
         return
+    own, kept = _held_by(mine, scope), _kept(scope)
     raise StandstillError(
         f"{len(mine.wants)} more wanted, {own} held by the same process and {kept} kept (--klavis-keep) are more than "
-        f"the {limits.cap} sandboxes that there may be:\n  " + "\n  ".join(holders(scope)) + "\n" + _HELP
+        f"the {limits.cap} sandboxes that there may be:\n  "
+        + "\n  ".join(holders(scope))
+        + f"\n{_HELP}"
     )
 
 
-def _refuse_standstill(mine: Ticket, scope: Sequence[Entry], line: Sequence[Ticket], limits: Limits) -> None:
-    """Raise where nobody moves who could help, and the ticket's owner is among those who hold up the others."""
+def _stands_still(mine: Ticket, scope: Sequence[Entry], line: Sequence[Ticket], limits: Limits) -> bool:
+    """Whether nobody moves who could help, and the ticket's owner is among those who hold up the others."""
     # A run that has another cap, or one of its own, goes by that: who waits in it may soon have what it waits for.
     stuck = {one.owner for one in line if one.run == mine.run or (one.cap is not None and one.cap <= limits.cap)}
     still = [one for one in scope if one.state in ("kept", "idle") or (one.state == "held" and one.owner in stuck)]
     held = [one for one in scope if one.state == "held"]
-    if len(still) < len(scope) or (held and all(one.owner != mine.owner for one in held)):
-        return
-    raise StandstillError(
-        f"all {limits.cap} places of the pool are taken, and whoever holds one waits for another:\n  "
-        + "\n  ".join(holders(scope))
-        + f"\n{_HELP}"
-    )
+    return len(still) == len(scope) and (not held or any(one.owner == mine.owner for one in held))
 
 
 def holders(entries: Sequence[Entry]) -> list[str]:

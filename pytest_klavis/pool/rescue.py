@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_klavis import catalog, clock, redaction, rundir
+from pytest_klavis import catalog, redaction, rundir
 from pytest_klavis.artifacts import begin_run, run_of
 from pytest_klavis.errors import InfraError
 from pytest_klavis.evidence import save
@@ -119,7 +119,7 @@ def _facts(entry: Entry, outcome: str, why: str) -> Mapping[str, Any]:
         "servers": list(entry.spec.servers),
         "benchmark": entry.spec.benchmark,
         "backend": "cloud",
-        "seconds_held": round(max(clock.now() - entry.since, 0.0), 3),
+        "seconds_held": round(entry.age, 3),
         "outcome": outcome,
         "why": why,
     }

@@ -232,7 +232,7 @@ class Site:
             until(lambda: not self.entries(), "on the ledger are {}", self.entries)
         if keeper_ends:
             until(lambda: not self.keepers(), "a keeper stays: {}", self._left)
-        assert self.cloud.books.troubles() == []
+        assert self.cloud.books.troubles() == [], "\n".join(self.cloud.books.troubles())
         for run in self.runs:
             assert "DIRTY" not in run.output
             assert "INTERNALERROR" not in run.output

@@ -29,7 +29,7 @@ from pytest_klavis.pool.line import Place
 ledger = Ledger(folder)
 me = str(os.getpid())
 def take(cap, seconds=60):
-    place = Place(ledger, [Want(GITHUB, 600)], run="run", owner=me, limits=Limits(cap, False), tend=lambda: None)
+    place = Place(ledger, [Want(GITHUB, 600)], run="run", owner=me, limits=Limits(cap, per_account=True), tend=lambda: None)
     with place:
         return place.take(clock.monotonic() + seconds)
 """
@@ -63,7 +63,7 @@ def _idle(ledger: Ledger, number: str, spec: Spec = GITHUB) -> Entry:
 
 def _place(ledger: Ledger, cap: int, *specs: Spec, owner: str = "me") -> Place:
     wants = [Want(one, 600, test=f"test of {owner}") for one in specs or (GITHUB,)]
-    return Place(ledger, wants, run="run", owner=owner, limits=Limits(cap, per_account=False), tend=lambda: None)
+    return Place(ledger, wants, run="run", owner=owner, limits=Limits(cap, per_account=True), tend=lambda: None)
 
 
 def _now() -> float:

@@ -56,7 +56,7 @@ class Pool(RuleBasedStateMachine):
     def take(self, owner: str, specs: list[Spec], data: st.DataObject) -> None:
         before = self._entries()
         wants = [Want(one, 3600, needs=60, test=f"test of {owner}") for one in specs]
-        limits = Limits(CAP, per_account=False)
+        limits = Limits(CAP, per_account=True)
         place = Place(self.ledgers[owner], wants, run="run", owner=owner, limits=limits, tend=lambda: None)
         try:
             with place:

@@ -1,0 +1,113 @@
+"""Ctrl-C once and twice, SIGTERM and SIGHUP, to a process or to all: the keeper does what is not done in time."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ..cloud import Fault
+from .kit import Run, Site, fault, site, until
+
+pytestmark = pytest.mark.timeout(60)
+
+PLAIN = ("-p", "no:xdist")
+WORKERS = ("-n2",)
+QUIET = "--klavis-prefetch=off"
+NUMBERS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+BOTH = {"seed.txt", "work.txt"}
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Site]:
+    with site(tmp_path) as made:
+        yield made
+
+
+def in_the_test(place: Site, *arguments: str) -> Run:
+    """A run whose test holds a sandbox with work in it."""
+    place.victims(1 if arguments[:2] == PLAIN else 3)
+    run = place.start(*arguments)
+    run.wait_for("victim")
+    until(lambda: place.cloud.count("POST /local-sandbox/.*/initialize") >= 2, "{}", lambda: run.output)
+    return run
+
+
+@pytest.mark.parametrize("number", NUMBERS, ids=lambda one: one.name)
+@pytest.mark.parametrize("whole_group", [False, True], ids=["process", "group"])
+@pytest.mark.parametrize("arguments", [PLAIN, WORKERS], ids=["plain", "workers"])
+def test_a_signal_then_the_keeper(
+    place: Site, arguments: tuple[str, ...], number: signal.Signals, whole_group: bool
+) -> None:
+    run = in_the_test(place, *arguments)
+    (os.killpg if whole_group else os.kill)(run.process.pid, number)
+    output = run.finish()
+    if arguments == PLAIN or number is signal.SIGINT:
+        assert run.code == pytest.ExitCode.INTERRUPTED, output
+        assert ", 0 leaked" in output
+    orphans = arguments == WORKERS and number is not signal.SIGINT
+    place.check("keeper", keeper_ends=not orphans)
+    assert place.saved() == {"test_it[0] interrupted": BOTH}
+
+
+@pytest.mark.parametrize("whole_group", [False, True], ids=["process", "group"])
+@pytest.mark.parametrize("arguments", [PLAIN, WORKERS], ids=["plain", "workers"])
+def test_ctrl_c_twice_then_the_keeper(place: Site, arguments: tuple[str, ...], whole_group: bool) -> None:
+    run = in_the_test(place, *arguments)
+    send = os.killpg if whole_group else os.kill
+
+    def again() -> None:
+        send(run.process.pid, signal.SIGINT)
+
+    place.cloud.faults = [fault("DELETE /local-sandbox/.*", again, delay=1)]
+    send(run.process.pid, signal.SIGINT)
+    output = run.finish()
+    assert run.code == pytest.ExitCode.INTERRUPTED, output
+    assert "left to the keeper, which goes on to release them" in output
+    place.check("keeper")
+    assert place.saved() == {"test_it[0] interrupted": BOTH}
+
+
+def test_ctrl_c_twice_at_once_then_the_keeper(place: Site) -> None:
+    run = in_the_test(place, *PLAIN, QUIET)
+    for _ in range(2):
+        run.process.send_signal(signal.SIGINT)
+    run.finish()
+    place.check("keeper")
+    assert place.saved() == {"test_it[0] interrupted": BOTH} or place.saved() == {"test_it[0] killed": BOTH}
+
+
+@pytest.mark.parametrize("step", ["POST /local-sandbox", "POST /local-sandbox/.*/initialize"])
+@pytest.mark.parametrize("number", NUMBERS, ids=lambda one: one.name)
+def test_a_signal_while_a_sandbox_is_made_ready(place: Site, step: str, number: signal.Signals) -> None:
+    place.victims(1)
+    place.cloud.faults = [fault(step, lambda: run.process.send_signal(number), delay=0.3)]
+    run = place.start(*PLAIN, QUIET)
+    output = run.finish()
+    assert run.code == pytest.ExitCode.INTERRUPTED, output
+    assert "1 acquired, 1 released, 0 leaked" in output
+    place.check("run")
+
+
+def test_ctrl_c_while_the_server_does_not_answer_releases(place: Site) -> None:
+    run = in_the_test(place, *PLAIN, QUIET)
+    place.cloud.faults = [Fault("DELETE /local-sandbox/.*", delay=20, times=1)]
+    run.process.send_signal(signal.SIGINT)
+    output = run.finish()
+    assert run.code == pytest.ExitCode.INTERRUPTED, output
+    assert "NOT released: local sandbox" in output or "left to the keeper" in output
+    place.check("keeper")
+    assert place.saved() == {"test_it[0] interrupted": BOTH}
+
+
+def test_sigterm_and_then_sigkill_of_all_then_reap(place: Site) -> None:
+    """As hosted runners of CI end a job."""
+    run = in_the_test(place, *PLAIN, QUIET)
+    place.cloud.faults = [fault("DELETE /local-sandbox/.*", place.strike("all"), status=500)]
+    run.process.send_signal(signal.SIGTERM)
+    run.finish()
+    place.check("reap")
+    assert place.saved() == {"test_it[0] interrupted": BOTH}
