@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--workers", nargs="*", type=int, help="default: 1 4 8 16")
     parser.add_argument("--body", nargs="*", type=float, help="seconds; default: 0.5 1 5")
     parser.add_argument("--limit", choices=("off", "on", "both"), default="both")
-    parser.add_argument("--workspace", choices=("directory", "mapping"), default="directory", help="of the plugin's tests")
+    parser.add_argument("--workspace", choices=("directory", "mapping"), default="directory", help="the plugin's seed")
     parser.add_argument("--kinds", action="store_true", help="requests by kind, after each row")
     given = parser.parse_args()
     print(f"{os.cpu_count()} cores, Python {sys.version.split()[0]}; latency {LATENCY}; the limit is {RATE:g}/s\n")

@@ -5,8 +5,10 @@ It is known from the next test's marks; else an earlier test of the same functio
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,7 +102,26 @@ class Ahead:
 
         wanted, workspace = orders.foreseen(self._session, ask, item)
         ttl = ask.ttl or self._session.settings.ttl
-        return Want(wanted, ttl, orders.needed(ask, ttl), test=item.nodeid), _recipe(workspace, git=ask.git)
+        return Want(wanted, ttl, orders.needed(ask, ttl), test=item.nodeid), self._recipe(workspace, git=ask.git)
+
+    def _recipe(self, workspace: Path | Mapping[str, str | bytes] | None, *, git: bool) -> str | None:
+        """How the keeper gets at a workspace: it packs a path; what a test writes down itself is packed here, once."""
+        if workspace is None:
+            return None
+        if isinstance(workspace, Path):
+            return json.dumps({"path": str(workspace), "git": git})
+        from .workspace.seed import resolve_seed  # noqa: PLC0415  the cloud only
+
+        content = hashlib.sha256(repr((sorted(workspace.items()), git)).encode("utf-8", "backslashreplace")).hexdigest()
+        desk = self._session.desk
+        assert desk is not None  # noqa: S101  `wish` has looked
+        archive = desk.scratch / f"ahead-{content[:32]}.tar.gz"
+        if not archive.exists():
+            seed = resolve_seed(workspace, start=desk.scratch, root=desk.scratch, git=git)
+            pending = archive.with_suffix(f".{threading.get_ident()}")
+            seed.pack_to(pending)
+            pending.replace(archive)
+        return json.dumps({"archive": str(archive)})
 
     def _known(self, item: pytest.Item) -> list[list[Any]]:
         if self._before is None:
@@ -116,8 +137,3 @@ _FIRST = pytest.StashKey[bool]()
 
 def _function(item: pytest.Item) -> str:
     return item.nodeid.partition("[")[0]
-
-
-def _recipe(workspace: Path | None, *, git: bool) -> str | None:
-    """How the keeper packs a workspace. One that is written in the test itself is left to the test."""
-    return None if workspace is None else json.dumps({"path": str(workspace), "git": git})

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from .backend import Endpoint
-from .desk import client
 from .errors import BackendError
+from .pool.end import End
 from .pool.keeper import KeeperConfig
-from .pool.ledger import Ledger
-from .pool.limiter import Limiter
-from .pool.pool import Pool
 from .pool.statedir import StateDir, account_directory, existing_account
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
+    from .pool.entries import Entry
+    from .pool.pool import Pool
     from .settings import Settings
 
 __tracebackhide__ = True  # users read their own frames
@@ -49,17 +49,22 @@ def open_pool(settings: Settings, run_id: str, enough: int) -> Pool:
     return pool
 
 
-def pool_of(settings: Settings, run_id: str, enough: int) -> Pool | None:
-    """The pool of a run that other processes have put on the ledger; None where there is none. Makes nothing."""
+def end_of(settings: Settings, run_id: str, pool: Pool | None) -> End | None:
+    """The end of a run that is on the ledger; None where no process has put it there. Makes nothing.
+
+    `pool` is this process's part in it, if it has any.
+    """
     if not settings.api_key or (where := existing_account(settings.base_url, settings.api_key)) is None:
         return None
-    ledger = Ledger(where)
-    try:
-        if not ledger.exists() or ledger.run(run_id) is None:
-            return None
-    finally:
-        ledger.close()
-    return _pool(settings, run_id, enough, where)
+
+    def release(entries: Sequence[Entry], until: float) -> None:
+        (pool or _pool(settings, run_id, 1, where)).release_left(entries, until)
+
+    end = End(where, run_id, release)
+    if end.is_known:
+        return end
+    end.close()
+    return None
 
 
 def _pool(settings: Settings, run_id: str, enough: int, where: Path) -> Pool:
@@ -77,6 +82,10 @@ def _pool(settings: Settings, run_id: str, enough: int, where: Path) -> Pool:
         exclusive=settings.exclusive_account,
         prefetch=settings.prefetch,
     )
+    from .desk import client  # noqa: PLC0415  httpx and pydantic load with the first sandbox
+    from .pool.limiter import Limiter  # noqa: PLC0415
+    from .pool.pool import Pool  # noqa: PLC0415
+
     pace = Limiter(where / "limiter", settings.rate)
     return Pool(config, client(found, settings.region, pace), pace, budget=settings.max_acquires)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,65 +11,76 @@ from . import clock
 from .errors import InfraError
 
 if TYPE_CHECKING:
+    from .pool.end import End, Ended
     from .pool.entries import Entry
-    from .pool.ledger import RunRecord
-    from .pool.pool import Pool
     from .session import KlavisSession
     from .tally import Tally
 
 __tracebackhide__ = True  # users read their own frames
 
-LEFT = ("held", "dirty", "cleaning", "idle", "releasing")
+GOING = ("held", "dirty", "cleaning", "idle", "releasing")
 QUIET = 2.0
 """Seconds that the releases at the end may take before somebody is told."""
 
 
+def close(session: KlavisSession) -> None:
+    """The controller knows that all tests are over: what is idle can go while the workers end."""
+    try:
+        end = _end(session)
+        if end is not None:
+            end.begin()
+            end.close()
+    except (InfraError, OSError):
+        return  # the end itself will tell
+
+
 def end_run(session: KlavisSession, *, patience: float) -> None:
-    """Nothing more is acquired for this run, and all of it is released within `patience` seconds. Once."""
-    if session.ended or session.pid != os.getpid():
+    """Nothing more is acquired for this run, and all of it is released within `patience` seconds. Once.
+
+    What cannot be done is named in the summary.
+    """
+    pool = session.desk.pool if session.desk is not None else None
+    try:
+        if pool is not None:
+            pool.let_go()
+        end = _end(session)
+        if end is None:
+            return
+        session.ended = True
+        ended = end.wait(clock.monotonic() + patience, _Progress(session.config))
+        end.close()
+    except (InfraError, OSError) as error:
+        session.ended = True
+        session.tally.notes.append(f"what is left of this run is not known: {error}")
         return
-    pool = session.pool_of_the_run()
-    if pool is None:
-        return
-    session.ended = True
-    record, left = pool.end(clock.monotonic() + patience, _Progress(session.config))
-    _count(session.tally, record, left, pool)
-    if session.desk is None:
-        pool.close()
+    _count(session.tally, ended)
+    if pool is not None and pool.trouble:
+        session.tally.notes.append(f"there was no keeper: {pool.trouble}")
 
 
-def leave(session: KlavisSession) -> None:
-    """The run ends without its end: nothing more is acquired, and what is left is the keeper's."""
-    if session.ended or session.pid != os.getpid():
-        return
-    pool = session.pool_of_the_run()
-    if pool is None:
-        return
-    session.ended = True
-    with suppress(InfraError):
-        pool.end(clock.monotonic(), _Progress(session.config, hurried=True))
-    if session.desk is None:
-        pool.close()
+def _end(session: KlavisSession) -> End | None:
+    if session.settings.backend != "cloud" or session.ended or session.pid != os.getpid():
+        return None
+    from . import cloud  # noqa: PLC0415  sqlite is for the cloud only
+
+    return cloud.end_of(session.settings, session.run.id, session.desk.pool if session.desk is not None else None)
 
 
 class _Progress:
-    """Says what is waited for, once it takes long, on a line of its own."""
+    """Says what is waited for, once it takes long, on a line of its own; and what is left to others."""
 
-    def __init__(self, config: pytest.Config, *, hurried: bool = False) -> None:
-        self._hurried = hurried
+    def __init__(self, config: pytest.Config) -> None:
         self._reporter = config.pluginmanager.get_plugin("terminalreporter")
         self._began = clock.monotonic()
         self._said = False
-        self._left = 0
 
-    def __call__(self, left: int) -> None:
-        if left < 0 or self._hurried:
-            count = self._left if left < 0 else left
-            self._write(f"klavis: {count} sandboxes left to the keeper, which goes on to release them")
+    def __call__(self, left: int, given_up: bool) -> None:
+        what = f"{left} {'sandbox' if left == 1 else 'sandboxes'}"
+        if given_up:
+            self._write(f"klavis: {what} left to the keeper, which goes on to release")
         elif not self._said and clock.monotonic() - self._began > QUIET:
             self._said = True
-            self._write(f"klavis: releasing {left} sandboxes; Ctrl-C leaves them to the keeper")
-        self._left = left
+            self._write(f"klavis: releasing {what}; Ctrl-C leaves them to the keeper")
 
     def _write(self, line: str) -> None:
         if self._reporter is not None:
@@ -78,21 +88,18 @@ class _Progress:
             self._reporter.write_line(line)
 
 
-def _count(tally: Tally, record: RunRecord | None, left: list[Entry], pool: Pool) -> None:
+def _count(tally: Tally, ended: Ended) -> None:
     """What the ledger says wins: it knows also what those did who were killed."""
-    if record is not None:
-        tally.acquired, tally.released = record.acquired, record.released
-        tally.seconds_held = record.seconds + sum(one.age for one in left if one.sandbox_id)
-        tally.calls += record.calls
-        tally.resets = record.resets
-        tally.notes += record.notes
+    record, left = ended.record, ended.left
+    tally.acquired, tally.released, tally.resets = record.acquired, record.released, record.resets
+    tally.seconds_held = record.seconds + sum(one.age for one in left if one.sandbox_id)
+    tally.calls += record.calls
+    tally.notes += record.notes
     tally.kept = [f"{one.sandbox_id} of {one.test}" for one in left if one.state == "kept"]
-    tally.unknown = [f"{one.name} for {one.test}" for one in left if one.state in ("lost", "intent")]
-    tally.suspects = [f"{one.name}, perhaps of {one.test}" for one in left if one.state == "suspect"]
-    whose = "the keeper goes on" if pool.has_keeper() else "the next run or `pytest-klavis reap` releases it"
-    tally.leaked += [_told(one, whose) for one in left if one.state in LEFT]
-    if pool.trouble:
-        tally.notes.append(f"there was no keeper: {pool.trouble}")
+    tally.unknown = [f"{one.name} for {one.test or 'the pool'}" for one in left if one.state in ("lost", "intent")]
+    tally.suspects = [f"{one.name}, perhaps of {one.test or 'the pool'}" for one in left if one.state == "suspect"]
+    whose = "the keeper goes on" if ended.has_keeper else "the next run or `pytest-klavis reap` releases it"
+    tally.leaked += [_told(one, whose) for one in left if one.state in GOING]
 
 
 def _told(entry: Entry, whose: str) -> str:

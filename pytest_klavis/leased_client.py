@@ -25,6 +25,8 @@ __tracebackhide__ = True  # users read their own frames
 
 AnswerT = TypeVar("AnswerT", bound="Acquired")
 
+PATIENCE_FOR_A_TURN = 120.0
+"""Seconds for an acquire that the API turns away as one request too many."""
 DEFAULT_TTL = 7200
 """Seconds that a sandbox lives for which no time was asked."""
 
@@ -105,7 +107,12 @@ class LeasedClient(KlavisClient):
                     answer = acquire()
                     self._desk.tally.acquired += 1
                 else:
-                    entry, answer = pool.acquire_aside(spec, arguments.get("ttl_seconds") or DEFAULT_TTL, acquire)
+                    entry, answer = pool.acquire_aside(
+                        spec,
+                        arguments.get("ttl_seconds") or DEFAULT_TTL,
+                        acquire,
+                        arguments.get("deadline") or PATIENCE_FOR_A_TURN,
+                    )
                 self._acquired[id_of(answer)] = _Acquired(spec, entry)
         except InfraError as error:
             self._desk.notice(error, "klavis_client")

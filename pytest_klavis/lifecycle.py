@@ -172,9 +172,8 @@ class Desk:
             if lease.handed_over:
                 return
             lease.sandbox._close(why)  # noqa: SLF001  the lease ends the handle, nobody else may
-            if lease.entry is not None and self.pool is not None:
-                self.pool.check_in(lease.entry, keep=keep, reusable=reusable, save=save, patience=patience)
-                later = save
+            if lease.entry is not None:
+                later = self._check_in(lease, keep=keep, reusable=reusable, save=save, patience=patience) and save
             elif keep:
                 self._keep(lease)
             else:
@@ -296,6 +295,18 @@ class Desk:
                 will |= {"artifacts": str(order.evidence), "run": str(run_of(order.evidence))}
             self.owner.note(will)
 
+    def _check_in(self, lease: Lease, *, keep: bool, reusable: bool, save: bool, patience: float | None) -> bool:
+        """Give it back to the pool; where the ledger cannot be written it is released, and that is False."""
+        assert self.pool is not None  # noqa: S101  it gave the entry
+        assert lease.entry is not None  # noqa: S101
+        try:
+            self.pool.check_in(lease.entry, keep=keep, reusable=reusable, save=save, patience=patience)
+        except InfraError as error:
+            self.tally.notes.append(str(error).splitlines()[0])
+            self._release(lease, patience)
+            return False
+        return True
+
     def _keep(self, lease: Lease) -> None:
         self.tally.kept.append(f"{lease.sandbox.id} of {lease.order.test}")
         if self.owner is not None:
@@ -364,7 +375,9 @@ class Desk:
 
     def _release(self, lease: Lease, patience: float | None) -> None:
         try:
-            KINDS[lease.order.spec.kind].release(self.api, Held(lease.order.spec, lease.sandbox.id), patience)
+            instance = lease.entry.instance if lease.entry is not None else None
+            one = Held(lease.order.spec, lease.sandbox.id, instance)
+            KINDS[lease.order.spec.kind].release(self.api, one, patience)
         except (InfraError, OSError) as error:
             self.notice(error, lease.order.test)
             # The embedded server does it when this process ends.

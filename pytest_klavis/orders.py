@@ -59,16 +59,18 @@ def order(session: KlavisSession, ask: Ask, request: pytest.FixtureRequest, item
     )
 
 
-def foreseen(session: KlavisSession, ask: Ask, item: pytest.Item) -> tuple[Spec, Path | None]:
-    """What the marks of an item that is still to come ask for: the spec, and the workspace's path where it has one."""
+def foreseen(
+    session: KlavisSession, ask: Ask, item: pytest.Item
+) -> tuple[Spec, Path | Mapping[str, str | bytes] | None]:
+    """What the marks of an item that is still to come ask for: the spec, and the workspace."""
     from .workspace.seed import find  # noqa: PLC0415
 
     mark = item.get_closest_marker("klavis_benchmark")
     benchmark = session.settings.benchmark if mark is None else bind(spec.klavis_benchmark, mark.args, mark.kwargs)
     wanted, _ = ask.resolve(benchmark)
     workspace = Template(getattr(getattr(item, "callspec", None), "params", {})).fill(ask.workspace)
-    if not isinstance(workspace, str | Path):
-        return wanted, None
+    if workspace is None or isinstance(workspace, Mapping):
+        return wanted, workspace
     return wanted, find(workspace, start=item.path.parent, root=session.config.rootpath)
 
 

@@ -82,6 +82,7 @@ class _Broken:
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         if self.broken and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
+        session.config.stash[KEY].tests_are_over()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

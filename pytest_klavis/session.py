@@ -27,7 +27,6 @@ from .timeouts import paused
 if TYPE_CHECKING:
     from .lease import Lease, Order
     from .lifecycle import Desk
-    from .pool.pool import Pool
 
 __tracebackhide__ = True  # users read their own frames
 
@@ -132,6 +131,11 @@ class KlavisSession:
         """Whether somebody goes on when this process is gone."""
         return self.desk is not None and self.desk.pool is not None and self.desk.pool.has_keeper()
 
+    def tests_are_over(self) -> None:
+        """Under xdist the workers end from here on."""
+        if self.desk is None and not hasattr(self.config, "workeroutput"):
+            ending.close(self)
+
     def finish(self, *, interrupted: bool) -> None:
         """A worker tells the controller what it did; the controller ends the run and forgets old ones."""
         output = getattr(self.config, "workeroutput", None)
@@ -140,18 +144,9 @@ class KlavisSession:
             output["klavis_learned"] = self.ahead.learned
             return
         self.ahead.remember()
-        if self.settings.backend == "cloud":
-            ending.end_run(self, patience=INTERRUPTED_END if interrupted else DRAIN_AT_END)
+        ending.end_run(self, patience=INTERRUPTED_END if interrupted else DRAIN_AT_END)
         if self.run_folder.is_dir():
             artifacts.forget_old_runs(self.settings.artifacts_dir)
-
-    def pool_of_the_run(self) -> Pool | None:
-        """The pool, if any process of the run has put it on the ledger; the controller has no desk under xdist."""
-        if self.desk is not None:
-            return self.desk.pool
-        from . import cloud  # noqa: PLC0415  sqlite and the pool are for the cloud only
-
-        return cloud.pool_of(self.settings, self.run.id, self.enough)
 
     def merge(self, output: Mapping[str, Any]) -> None:
         """In the controller: count what a worker did; a crashed one tells nothing."""
@@ -161,8 +156,8 @@ class KlavisSession:
 
     def close(self) -> None:
         """Let go of the backend and of the signals."""
-        if self.settings.backend == "cloud" and not hasattr(self.config, "workeroutput"):
-            ending.leave(self)
+        if not hasattr(self.config, "workeroutput"):
+            ending.end_run(self, patience=0.0)  # where it has not ended in order
         if self.desk is not None:
             self.desk.close()
         self._termination.restore()
@@ -330,7 +325,10 @@ class KlavisSession:
         fixture, wide = str(request.fixturename), request.scope != "function"
         if self._parent not in (None, os.getppid()) and self.pid == os.getpid():
             raise ClosedError("the process that began this run is gone: nothing more is acquired for it")
+        first = self.desk is None
         desk = self.open_desk()
+        if first:  # while this one is acquired, the next one can be
+            self.ahead.wish()
         with paused(item):
             leases = desk.acquire([order for _, order in orders])
         state = item.stash[STATE]

@@ -63,6 +63,8 @@ def repeat(
             pause = asked * _uniform(1.0, 1.25)
         if pace is not None and isinstance(outcome, Answer) and outcome.status == 429:
             pace.refused(asked)
+            if operation.patient:  # it may mean that there is none: who acquires looks for one that has come back
+                break
             pause = 0.0
         if not again or failures > REPEATS or pause >= clock.left():
             break

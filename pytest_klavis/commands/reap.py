@@ -65,18 +65,6 @@ class Options:
     verify_reset: bool = False
 
 
-class _Chores(Chores):
-    """Remembers what turned out to be somebody else's, or nobody's."""
-
-    gone: set[int]
-
-    def _is_ours(self, entry: Entry, until: float, *, careful: bool) -> bool:
-        ours = super()._is_ours(entry, until, careful=careful)
-        if not ours:
-            self.gone.add(entry.number)
-        return ours
-
-
 @dataclass
 class Reaper:
     """Reaps one ledger, as `owner`."""
@@ -95,8 +83,7 @@ class Reaper:
 
     def __post_init__(self) -> None:
         answers = Answers(self.account.path / "answers")
-        self._chores = _Chores(self.ledger, answers, self.api, self.owner.id, self.options)
-        self._chores.gone = set()
+        self._chores = Chores(self.ledger, answers, self.api, self.owner.id, self.options)
 
     def reap(self) -> None:
         """Release what is left, and say of each what became of it. Ctrl-C ends it at once."""
@@ -174,7 +161,7 @@ class Reaper:
             return outcome
         if now is not None:
             return HELD if now.owner in (None, self.owner.id) else OTHERS
-        return GONE if entry.number in self._chores.gone else RELEASED
+        return GONE if entry.number in self._chores.spared else RELEASED
 
 
 def plan(account: Account, ledger: Ledger, wanted: Wanted) -> list[Entry]:

@@ -228,9 +228,7 @@ def _refuse_impossible(mine: Ticket, scope: Sequence[Entry], limits: Limits) -> 
     own, kept = _held_by(mine, scope), _kept(scope)
     raise StandstillError(
         f"{len(mine.wants)} more wanted, {own} held by the same process and {kept} kept (--klavis-keep) are more than "
-        f"the {limits.cap} sandboxes that there may be:\n  "
-        + "\n  ".join(holders(scope))
-        + f"\n{_HELP}"
+        f"the {limits.cap} sandboxes that there may be:\n  " + "\n  ".join(holders(scope)) + f"\n{_HELP}"
     )
 
 

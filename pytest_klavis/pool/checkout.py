@@ -66,7 +66,7 @@ class Checkout:
                 self._granted[index] = None
                 return Taken(entry, self._pool.answers.load(entry.number, entry.spec), used=True)
             try:
-                made, answer = self._acquire(entry, want)
+                made, answer = self._acquire(index, entry)
             except ApiError as error:
                 if not _has_none(error, want) or clock.monotonic() >= self._until:
                     raise
@@ -77,19 +77,22 @@ class Checkout:
                 return Taken(made, answer, used=False)
 
     def put_back(self) -> None:
-        """What nobody took goes back, clean as it is, or was never made."""
+        """What nobody took goes back, as clean as it came, or was never made."""
         for entry in filter(None, self._granted):
             if entry.state == "intent":
                 self._pool.ledger.remove(entry)
             else:
                 self._pool.ledger.change(entry, "idle", owner=None, test="")
 
-    def _acquire(self, entry: Entry, want: Want) -> tuple[Entry, Acquired]:
+    def _acquire(self, index: int, entry: Entry) -> tuple[Entry, Acquired]:
+        want = self._wants[index]
         kind = KINDS[want.spec.kind]
         labels = {LABEL: entry.nonce} if want.spec.kind == "remote" else {}
         asked = Acquire(entry.ttl, clock.left(self._until), labels)
         with held():
-            return recorded(self._pool, self._api, entry, lambda: kind.acquire(self._api, want.spec, asked))
+            made, answer = recorded(self._pool, self._api, entry, lambda: kind.acquire(self._api, want.spec, asked))
+            self._granted[index] = made  # an interrupt that has waited comes now: it is put back
+        return made, answer
 
 
 def _has_none(error: ApiError, want: Want) -> bool:

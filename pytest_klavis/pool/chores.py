@@ -82,6 +82,8 @@ class Chores:
         self._me = me
         self._options = options
         self._settle = settle
+        self.spared: set[int] = set()
+        """Entries whose sandbox was gone when it was to be released, or somebody else's."""
         self._lock = threading.Lock()
         self._at_work: set[int] = set()
         self._lost = LostAndFound(
@@ -212,15 +214,17 @@ class Chores:
             return self.reconcile(entry, deadline) in ("released", "dropped")
         began_by_us = entry.state in ("held", "idle") and entry.owner in (None, self._me)
         given_back = entry.state == "dirty" and entry.owner is None
-        return self._let_go(entry, deadline, careful=not (began_by_us or given_back))
+        begun = entry.state == "releasing"
+        return self._let_go(entry, deadline, careful=not (began_by_us or given_back), begun=begun)
 
-    def _let_go(self, entry: Entry, deadline: float | None, *, careful: bool) -> bool:
+    def _let_go(self, entry: Entry, deadline: float | None, *, careful: bool, begun: bool = False) -> bool:
+        """`begun` says that somebody has sent the release already, and nobody knows what came of it."""
         claimed = self._ledger.change(entry, "releasing", owner=self._me)
         if claimed is None:
             return False
         until = clock.monotonic() + (deadline or RELEASE)
         try:
-            if self._is_ours(claimed, until, careful=careful):
+            if self._is_ours(claimed, until, careful=careful, begun=begun):
                 KINDS[claimed.spec.kind].release(self._api, _held(claimed), max(until - clock.monotonic(), 0.3))
         except (InfraError, OSError) as error:
             _tell(f"{claimed.name} could not be released", error)
@@ -232,14 +236,17 @@ class Chores:
         self._answers.drop(claimed.number)
         return done
 
-    def _is_ours(self, entry: Entry, until: float, *, careful: bool) -> bool:
+    def _is_ours(self, entry: Entry, until: float, *, careful: bool, begun: bool) -> bool:
         late = entry.left <= 0
-        if not late and (not careful or entry.spec.kind == "local"):
+        if not late and (not careful or (entry.spec.kind == "local" and not begun)):
             return True
         found = still(self._api, entry, max(until - clock.monotonic(), 0.3))
         if found is Still.OTHERS:
             log.info("%s is somebody else's by now, and left alone", entry.name)
-        return found is Still.OURS or (found is Still.UNKNOWN and not late)
+        ours = found is Still.OURS or (found is Still.UNKNOWN and not late)
+        if not ours:
+            self.spared.add(entry.number)
+        return ours
 
     # -- the dead ------------------------------------------------------------------------------
 

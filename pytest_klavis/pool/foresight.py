@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -19,10 +20,13 @@ if TYPE_CHECKING:
     from .jobs import Jobs
     from .keeper import KeeperConfig
     from .ledger import Ledger
+    from .limiter import Limiter
     from .scene import Scene
 
-AT_ONCE: Final = 4
+AT_ONCE: Final = 8
 """How many are acquired ahead at the same time."""
+SOON: Final = 0.3
+"""Seconds in which who has given a sandbox back says what it wishes next."""
 PAUSE: Final = 30.0
 """Seconds after an acquire ahead that gave nothing, before the next one of that spec."""
 
@@ -32,28 +36,42 @@ log = logging.getLogger(__name__)
 class Foresight:
     """What is made ready ahead, and by which jobs."""
 
-    def __init__(self, config: KeeperConfig, ledger: Ledger, chores: Chores, jobs: Jobs, seeds: Seeds) -> None:
+    def __init__(
+        self, config: KeeperConfig, ledger: Ledger, chores: Chores, jobs: Jobs, *, seeds: Seeds, pace: Limiter
+    ) -> None:
         self._config = config
         self._ledger = ledger
         self._chores = chores
         self._jobs = jobs
         self._seeds = seeds
+        self._pace = pace
         self._making: dict[int, str | None] = {}
         """Those that are being seeded, with what."""
         self._acquiring: dict[int, Spec] = {}
         self._not_before: dict[Spec, float] = {}
         self._plan = Plan()
         self._count = 0
+        self.holds = False
+
+    def plan(self, scene: Scene) -> None:
+        """Decide what the wishes ask for."""
+        idle = scene.closing or not self._config.prefetch or not scene.wishes
+        self._plan = Plan() if idle else self._planned(scene)
+        self.holds = False
 
     def start(self, scene: Scene) -> None:
-        """Start what the wishes ask for. While somebody waits for a place, nothing."""
-        self._plan = Plan()
-        if not self._config.prefetch or not scene.wishes:
-            return
-        self._plan = self._planned(scene)
+        """Start what was planned. While somebody waits for a place, nothing is acquired."""
+        self._start_seeding(scene)
         if not scene.waiting:
-            self._start_seeding(scene)
             self._start_acquiring(scene)
+
+    def may_be_wished(self, entry: Entry, scene: Scene) -> bool:
+        """Whether an entry was given back just now, and who did it may be about to wish for one with a seed."""
+        if entry.spec in scene.awaited or entry.number in self._plan.clean or not scene.wishes:
+            return False
+        seeded = any(want.spec == entry.spec and workspace is not None for want, workspace in scene.wishes)
+        self.holds = self.holds or (seeded and 0 <= clock.now() - entry.since < SOON)
+        return seeded and 0 <= clock.now() - entry.since < SOON
 
     def _start_seeding(self, scene: Scene) -> None:
         for entry, wish in self._plan.seed:
@@ -63,9 +81,11 @@ class Foresight:
                     del self._making[entry.number]
         for entry in scene.entries:
             if entry.state == "idle" and entry.number in self._plan.clean:  # a wrong guess
-                self._jobs.start(entry.number, partial(self._recycle, entry, self._plan.clean[entry.number]))
+                self._jobs.start(entry.number, partial(self._recycle, entry, self._plan.clean[entry.number].packed))
 
     def _start_acquiring(self, scene: Scene) -> None:
+        if not self._plan.acquire or self._pace.is_busy():  # a spare costs two requests more
+            return
         for want in self._plan.acquire[: max(scene.free, 0)]:
             waits = want.spec in scene.dry or self._not_before.get(want.spec, 0.0) > clock.monotonic()
             if not waits and len(self._acquiring) < AT_ONCE:
@@ -75,14 +95,14 @@ class Foresight:
                 if not self._jobs.start(("ahead", key), partial(self._acquire, key, want)):
                     del self._acquiring[key]
 
-    def clean(self, entry: Entry, scene: Scene) -> None:
-        """Reset an entry, and seed it right away for who waits or wishes for that."""
+    def cleaning(self, entry: Entry, scene: Scene) -> Callable[[], bool]:
+        """The job of resetting an entry, and of seeding it right away for who waits or wishes for that."""
         wish = self._plan.clean.get(entry.number)
         packed = wish.packed if wish is not None else None
         if packed is not None and entry.spec in scene.awaited:
             seeds = {want.seed for one in scene.waiting for want in one.wants if want.spec == entry.spec}
             packed = packed if packed.digest in seeds else None
-        self._reset(entry, packed)
+        return partial(self._recycle, entry, packed)
 
     def _reset(self, entry: Entry, packed: Packed | None) -> None:
         if packed is None:
@@ -94,8 +114,8 @@ class Foresight:
         finally:
             self._making.pop(entry.number, None)
 
-    def _recycle(self, entry: Entry, wish: Wish) -> bool:
-        self._reset(entry, wish.packed)
+    def _recycle(self, entry: Entry, packed: Packed | None) -> bool:
+        self._reset(entry, packed)
         return True
 
     def _seed(self, entry: Entry, want: Want, packed: Packed) -> bool:

@@ -21,7 +21,7 @@ from .ahead import Seeds
 from .answers import Answers
 from .chores import Chores
 from .entries import Entry
-from .foresight import Foresight
+from .foresight import SOON, Foresight
 from .jobs import Jobs
 from .keeper import OWNER, KeeperConfig
 from .ledger import Ledger
@@ -67,7 +67,7 @@ class Keeping:
         self._jobs = Jobs()
         self._watch = Watch(self._ledger, config, owner)
         self._seeds = Seeds()
-        self._foresight = Foresight(config, self._ledger, self._chores, self._jobs, self._seeds)
+        self._foresight = Foresight(config, self._ledger, self._chores, self._jobs, seeds=self._seeds, pace=pace)
         self._counting = threading.Lock()
         self._counted = (0, 0.0)
         self._told: list[str] = list(config.refused)
@@ -121,11 +121,13 @@ class Keeping:
             self._next_sweep = now + SWEEP
             self._learn()
         scene = self._watch.look(GRACE, sweeping=sweeping)
+        self._foresight.plan(scene)
         jobs = [(one, *job) for one in scene.entries if (job := self._job(one, scene)) is not None]
         for entry, _, work in sorted(jobs, key=lambda one: one[1]):
             self._jobs.start(entry.number, work)
-        if not scene.closing:
-            self._foresight.start(scene)
+        self._foresight.start(scene)
+        if self._foresight.holds:
+            self._next_look = now + SOON
         if not len(self._jobs):
             self._count()
         return not self._is_over(scene, now)
@@ -174,16 +176,14 @@ class Keeping:
         # An acquire whose answer was lost is no longer the business of who sent it.
         return entry.state == "lost" or self._watch.is_dead(entry.owner)
 
-    def _back_into_use(self, entry: Entry, scene: Scene) -> Job:
+    def _back_into_use(self, entry: Entry, scene: Scene) -> Job | None:
         """Reset it, or release it where that makes room for those who wait, or nobody will use it."""
         useless = scene.is_over(entry) or (scene.lacks_room and entry.spec not in scene.wanted)
         if useless or not self._chores.is_worth_a_reset(entry):
             return (0 if scene.waiting else 2), partial(self._chores.release, entry)
-        return (0 if entry.spec in scene.awaited else 1), partial(self._clean, entry, scene)
-
-    def _clean(self, entry: Entry, scene: Scene) -> bool:
-        self._foresight.clean(entry, scene)
-        return True
+        if self._foresight.may_be_wished(entry, scene):
+            return None
+        return (0 if entry.spec in scene.awaited else 1), self._foresight.cleaning(entry, scene)
 
     def _rescue(self, entry: Entry) -> bool:
         saved = self._chores.rescue(entry)

@@ -174,6 +174,10 @@ class Limiter:
             raise NoTurnError(too_late, waited=waited)
         return waited
 
+    def is_busy(self) -> bool:
+        """Whether requests stand in line: the API's limit is what all wait for."""
+        return bool(self.rate) and self._change(lambda book, now: bool(book.urgent or book.patient) or book.free > now)
+
     def refused(self, asked: float | None) -> None:
         """See Pace; at most a minute is believed."""
         pause = min(asked, LONGEST_RETRY_AFTER) if asked is not None and asked > 0 else PENALTY

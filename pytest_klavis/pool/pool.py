@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from pytest_klavis import clock
-from pytest_klavis.errors import AuthError, BackendError
+from pytest_klavis.errors import AuthError, BackendError, RateLimitError
 from pytest_klavis.kinds import id_of, instance_of
 
 from . import refusal
@@ -18,10 +18,10 @@ from .acquiring import AnswerT, recorded
 from .allocation import Limits
 from .answers import Answers
 from .chores import Chores
-from .entries import LIVE, Entry, Want
+from .entries import Entry, Want
 from .keeper import keeper_alive, start_keeper
-from .ledger import ClosedError, Ledger, RunRecord
-from .line import LOOK, POLL, Place
+from .ledger import ClosedError, Ledger
+from .line import Place
 from .owners import Owner, Owners
 
 if TYPE_CHECKING:
@@ -91,11 +91,19 @@ class Pool:
         with place:
             yield place
 
-    def acquire_aside(self, spec: Spec, ttl: int, acquire: Callable[[], AnswerT]) -> tuple[Entry, AnswerT]:
-        """Carry out an acquire that stands in no line, but on the ledger."""
+    def acquire_aside(
+        self, spec: Spec, ttl: int, acquire: Callable[[], AnswerT], patience: float
+    ) -> tuple[Entry, AnswerT]:
+        """Carry out an acquire that is on the ledger, but in no line; a 429 is waited out for `patience` seconds."""
         self.with_keeper()
-        entry = self.ledger.intend(self.run, self.owner, Want(spec, ttl, test="klavis_client"))
-        return recorded(self, self.api, entry, acquire)
+        until = clock.monotonic() + patience
+        while True:
+            entry = self.ledger.intend(self.run, self.owner, Want(spec, ttl, test="klavis_client"))
+            try:
+                return recorded(self, self.api, entry, acquire)
+            except RateLimitError:  # the next request's turn comes when the API's pause is over
+                if clock.monotonic() >= until:
+                    raise
 
     @contextmanager
     def releasing(self, entry: Entry) -> Iterator[None]:
@@ -229,44 +237,20 @@ class Pool:
 
     # -- the end -------------------------------------------------------------------------------
 
-    def end(self, until: float, tell: Callable[[int], None]) -> tuple[RunRecord | None, list[Entry]]:
-        """The run is over: wait until all is released, until then by the monotonic clock.
+    def let_go(self) -> None:
+        """The leases are over: what this process still holds is what an interrupt left between two steps."""
+        if self._owner is None:
+            return
+        for entry in self.ledger.entries(run=self.run, states=("held", "intent")):
+            if entry.owner == self._owner.id:
+                self.ledger.change(entry, "lost" if entry.state == "intent" else "dirty", owner=None, reusable=False)
 
-        `tell` gets how many are left, again and again. Returns what the run has done, and what is left of it: what was
-        kept, and what the keeper, a later run or `pytest-klavis reap` has to release. Ctrl-C ends the wait.
-        """
-        self.ledger.close_run(self.run)
-        try:
-            while left := self._leaving():
-                tell(len(left))
-                if clock.monotonic() >= until:
-                    break
-                seen = self.ledger.database.version
-                if not self.has_keeper():
-                    self._release_all(until)
-                end = clock.monotonic() + LOOK
-                while clock.monotonic() < min(end, until) and self.ledger.database.version == seen:
-                    clock.sleep(POLL)
-        except KeyboardInterrupt:
-            tell(-1)
-        record, rest = self.ledger.run(self.run), self.ledger.entries(run=self.run)
-        if not rest:
-            self.ledger.forget_run(self.run)
-        return record, rest
-
-    def _leaving(self) -> list[Entry]:
-        """What is to be released, and the API has not refused to release."""
-        left = self.ledger.entries(run=self.run, states=LIVE - {"kept"})
-        return [one for one in left if not one.will.get("final")]
-
-    def _release_all(self, until: float) -> None:
-        """There is no keeper to do it."""
+    def release_left(self, entries: Sequence[Entry], until: float) -> None:
+        """Release what has no living owner, as there is no keeper to do it; until then by the monotonic clock."""
         chores = self.chores()
-        for entry in self._leaving():
-            left = max(until - clock.monotonic(), 1.0)
-            if entry.owner not in (None, self._owner and self._owner.id) and self._lives(entry.owner):
-                continue
-            self.settle(chores, entry, left)
+        for entry in entries:
+            if entry.owner is None or entry.owner == self.owner or not self._lives(entry.owner):
+                self.settle(chores, entry, max(until - clock.monotonic(), 1.0))
 
     def close(self) -> None:
         """This process's part is over. What it still holds is a dead owner's from now on."""

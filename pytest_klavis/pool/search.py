@@ -142,10 +142,11 @@ class Found:
 
 def look(api: KlavisClient, ledger: Ledger, entry: Entry, deadline: float) -> Found:
     """Ask the API what it holds that an acquire may have made. Raises an InfraError where it does not say."""
+    before = ledger.entries()
     if entry.spec.kind == "local":
         listed = api.list_local_sandboxes(deadline=deadline).local_sandboxes
-        return _difference(entry, [(one.local_sandbox_id, one) for one in listed], ledger.entries())
-    for one in ledger.entries():  # what this client did not acquire itself tells it whether labels come back
+        return _difference(entry, [(one.local_sandbox_id, one) for one in listed], before, ledger.entries())
+    for one in before:  # what this client did not acquire itself tells it whether labels come back
         if one.sandbox_id is not None and one.spec.kind == "remote":
             api.dialect.label(one.sandbox_id, {LABEL: one.nonce})
     if "tags" not in api.refused_fields:
@@ -156,16 +157,22 @@ def look(api: KlavisClient, ledger: Ledger, entry: Entry, deadline: float) -> Fo
     if api.echoes_tags:
         return Found()
     taken = [(one.sandbox_id, one) for one in remote if one.status != "idle"]
-    return _difference(entry, taken, ledger.entries())
+    return _difference(entry, taken, before, ledger.entries())
 
 
-def _difference(entry: Entry, listed: Iterable[tuple[str, Any]], entries: Iterable[Entry]) -> Found:
-    """The ledger has to be read after the list: an acquire that is answered meanwhile has its id there by then."""
-    place = [one for one in entries if _place(one) == _place(entry) and one.number != entry.number]
-    known = {one.sandbox_id for one in place}
+def _difference(
+    entry: Entry, listed: Iterable[tuple[str, Any]], before: Iterable[Entry], after: Iterable[Entry]
+) -> Found:
+    """The ledger has to be read before the list and after it.
+
+    A sandbox that is released meanwhile is on the list, and its row gone; an acquire that is answered meanwhile has its
+    id on the ledger only then.
+    """
+    seen = [one for one in (*before, *after) if _place(one) == _place(entry) and one.number != entry.number]
+    known = {one.sandbox_id for one in seen}
     nameless = [number for number, item in listed if number not in known and _may_be(entry, item)]
-    unsure = any(one.state == "intent" for one in place)
-    return Found(None, nameless, unsure, sum(one.state == "lost" for one in place))
+    unsure = any(one.state == "intent" for one in seen)
+    return Found(None, nameless, unsure, len({one.number for one in seen if one.state == "lost"}))
 
 
 def _place(entry: Entry) -> tuple[str, str]:

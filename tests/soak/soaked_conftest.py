@@ -1,4 +1,4 @@
-"""The conftest of the suite that is soaked: the controller writes each report down, as JSON lines in `$SOAK_REPORTS`."""
+"""The conftest of the suite that is soaked: its controller writes each report to `$SOAK_REPORTS`, as lines of JSON."""
 
 from __future__ import annotations
 
@@ -19,5 +19,6 @@ class _Writer:
         self._file = path.open("a", buffering=1)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        told = {"test": report.nodeid, "when": report.when, "outcome": report.outcome, "text": str(report.longrepr or "")}
+        text = str(report.longrepr or "")
+        told = {"test": report.nodeid, "when": report.when, "outcome": report.outcome, "text": text}
         self._file.write(json.dumps(told) + "\n")

@@ -42,9 +42,13 @@ BOUNDS = {"keeper": 160, "worker": 200, ".sqlite3": 2048, ".sqlite3-wal": 8192}
 HERE = Path(__file__).parent
 
 
-def test_nothing_comes_of_kills_and_faults(tmp_path: Path) -> None:
+def test_nothing_comes_of_kills_and_faults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def tell(text: str) -> None:
+        with capsys.disabled():
+            sys.stdout.write(f"{text}\n")
+
     began = time.monotonic()
-    print(f"\nKLAVIS_SOAK_SEED={CHOICES}: {TESTS} tests, {WORKERS} workers, in {tmp_path}")
+    tell(f"\nKLAVIS_SOAK_SEED={CHOICES}: {TESTS} tests, {WORKERS} workers, in {tmp_path}")
     state, reports, journals = tmp_path / "state", tmp_path / "reports", tmp_path / "journals"
     for folder in (state, journals):
         folder.mkdir(mode=0o700)
@@ -65,13 +69,13 @@ def test_nothing_comes_of_kills_and_faults(tmp_path: Path) -> None:
         found, wrong = verdicts(reports)
         seen = cloud.state()
         output = (tmp_path / "output").read_text()
-        print(
+        tell(
             f"{took:.0f} s; {counted(found)}; killed: {dict(fire.kills)}; peaks: {dict(fire.peaks)}\n"
             f"requests: {seen['requests']}; most at once {seen['most']}\n"
             f"left by the run {left_by_run}, by its keeper {len(left_by_keeper)}, at the end {len(seen['open'])}\n"
             f"{output[-1800:]}\n{swept}"
         )
-        assert ended, "it hung"
+        assert ended, f"it was not over after {SECONDS:.0f} s (KLAVIS_SOAK_SECONDS)"
         assert not wrong, "\n\n".join(wrong[:5])
         assert len(found) == TESTS
         assert shared(journals, fire.killed) == []
