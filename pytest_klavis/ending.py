@@ -54,8 +54,6 @@ def end_run(session: KlavisSession, *, patience: float) -> None:
         session.tally.notes.append(f"what is left of this run is not known: {error}")
         return
     _count(session.tally, ended)
-    if pool is not None and pool.trouble:
-        session.tally.notes.append(f"there was no keeper: {pool.trouble}")
 
 
 def _end(session: KlavisSession) -> End | None:
@@ -94,7 +92,7 @@ def _count(tally: Tally, ended: Ended) -> None:
     tally.acquired, tally.released, tally.resets = record.acquired, record.released, record.resets
     tally.seconds_held = record.seconds + sum(one.age for one in left if one.sandbox_id)
     tally.calls += record.calls
-    tally.notes += record.notes
+    tally.notes += dict.fromkeys(record.notes)
     tally.kept = [f"{one.sandbox_id} of {one.test}" for one in left if one.state == "kept"]
     tally.unknown = [f"{one.name} for {one.test or 'the pool'}" for one in left if one.state in ("lost", "intent")]
     tally.suspects = [f"{one.name}, perhaps of {one.test or 'the pool'}" for one in left if one.state == "suspect"]

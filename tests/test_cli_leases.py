@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import contextlib
 import fcntl
 import json
@@ -389,7 +390,7 @@ def test_an_acquire_that_was_never_sent_is_forgotten_after_a_minute(
     from pytest_klavis import cli
 
     left_behind({"state": "intent"})
-    monkeypatch.setattr("pytest_klavis.pool.search.SETTLED", 0.5)
+    monkeypatch.setattr(importlib.import_module("pytest_klavis.pool.search"), "SETTLED", 0.5)
     assert cli.main(["reap"]) == 0
     told = capsys.readouterr().out
     assert "looking for what 1 lost acquire may have made" in told

@@ -48,8 +48,6 @@ class Pool:
         self.run = config.run
         self.ledger = Ledger(config.account)
         self.answers = Answers(config.account / "answers")
-        self.trouble = ""
-        """Why there is no keeper."""
         self.unwritten: list[str] = []
         """What could neither be written down nor released."""
         self.api = api
@@ -194,7 +192,7 @@ class Pool:
                 start_keeper(self.config)
             except (BackendError, OSError) as error:
                 self._starts = STARTS
-                self.trouble = str(error)
+                self.ledger.note(self.run, f"there was no keeper: {str(error).splitlines()[0]}")
 
     def chores(self) -> Chores:
         """What a process does with single entries."""

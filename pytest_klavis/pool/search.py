@@ -7,7 +7,7 @@ and the ledger does not: that is a suspicion, as somebody else may use the accou
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -161,7 +161,7 @@ def look(api: KlavisClient, ledger: Ledger, entry: Entry, deadline: float) -> Fo
 
 
 def _difference(
-    entry: Entry, listed: Iterable[tuple[str, Any]], before: Iterable[Entry], after: Iterable[Entry]
+    entry: Entry, listed: Iterable[tuple[str, Any]], before: Sequence[Entry], after: Sequence[Entry]
 ) -> Found:
     """The ledger has to be read before the list and after it.
 
@@ -171,7 +171,8 @@ def _difference(
     seen = [one for one in (*before, *after) if _place(one) == _place(entry) and one.number != entry.number]
     known = {one.sandbox_id for one in seen}
     nameless = [number for number, item in listed if number not in known and _may_be(entry, item)]
-    unsure = any(one.state == "intent" for one in seen)
+    settled = {one.number for one in before if one.state in ("intent", "lost")} - {one.number for one in after}
+    unsure = any(one.state == "intent" or one.number in settled for one in seen)  # what those were given may be listed
     return Found(None, nameless, unsure, len({one.number for one in seen if one.state == "lost"}))
 
 

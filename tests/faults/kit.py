@@ -152,7 +152,7 @@ class Site:
 
     # -- striking ------------------------------------------------------------------------------
 
-    def strike(self, who: Who, number: int = signal.SIGKILL) -> Callable[[], None]:
+    def strike(self, who: Who) -> Callable[[], None]:
         """What a fault's `then` does to the processes of the last run, and tells the suite."""
 
         def strike() -> None:
@@ -168,9 +168,8 @@ class Site:
                 case _:
                     pids = group(run.process.pid) + (self.keepers() if who == "all" else [])
             for pid in pids:
-                os.kill(pid, number)
-            if number == signal.SIGKILL:
-                until(lambda: not any(map(lives, pids)), "the end of {}", lambda: pids)
+                os.kill(pid, signal.SIGKILL)
+            until(lambda: not any(map(lives, pids)), "the end of {}", lambda: pids)
             (self.folder / "struck").touch()
 
         return strike

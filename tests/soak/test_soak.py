@@ -73,7 +73,7 @@ def test_nothing_comes_of_kills_and_faults(tmp_path: Path, capsys: pytest.Captur
             f"{took:.0f} s; {counted(found)}; killed: {dict(fire.kills)}; peaks: {dict(fire.peaks)}\n"
             f"requests: {seen['requests']}; most at once {seen['most']}\n"
             f"left by the run {left_by_run}, by its keeper {len(left_by_keeper)}, at the end {len(seen['open'])}\n"
-            f"{output[-1800:]}\n{swept}"
+            f"{output[-300:]}\n{swept}\ntroubles: {seen['troubles']}\nopen: {seen['open']}\nledger: {_entries(state)}"
         )
         assert ended, f"it was not over after {SECONDS:.0f} s (KLAVIS_SOAK_SECONDS)"
         assert not wrong, "\n\n".join(wrong[:5])
