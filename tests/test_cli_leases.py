@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import contextlib
 import fcntl
+import importlib
 import json
 import os
 import re

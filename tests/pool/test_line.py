@@ -29,7 +29,8 @@ from pytest_klavis.pool.line import Place
 ledger = Ledger(folder)
 me = str(os.getpid())
 def take(cap, seconds=60):
-    place = Place(ledger, [Want(GITHUB, 600)], run="run", owner=me, limits=Limits(cap, per_account=True), tend=lambda: None)
+    limits = Limits(cap, per_account=True)
+    place = Place(ledger, [Want(GITHUB, 600)], run="run", owner=me, limits=limits, tend=lambda: None)
     with place:
         return place.take(clock.monotonic() + seconds)
 """
