@@ -73,7 +73,7 @@ def test_ctrl_c_twice_then_the_keeper(place: Site, arguments: tuple[str, ...], w
     output = run.finish()
     if arguments == PLAIN:  # the second one strikes xdist where it waits for its workers
         assert run.code == pytest.ExitCode.INTERRUPTED, output
-    assert "left to the keeper, which goes on to release them" in output
+    assert "left to the keeper" in output
     place.check("keeper", keeper_ends=arguments == PLAIN)
     assert place.saved() == {"test_it[0] interrupted": BOTH}
 
@@ -103,7 +103,7 @@ def test_ctrl_c_while_the_server_does_not_answer_releases(place: Site) -> None:
     run = in_the_test(place, *PLAIN, QUIET)
     place.cloud.faults = [Fault("DELETE /local-sandbox/.*", delay=12, times=1)]
     run.process.send_signal(signal.SIGINT)
-    until(lambda: "releasing 1 sandboxes; Ctrl-C leaves them to the keeper" in run.output, "{}", lambda: run.output)
+    until(lambda: "Ctrl-C leaves them to the keeper" in run.output, "{}", lambda: run.output)
     run.process.send_signal(signal.SIGINT)
     output = run.finish()
     assert run.code == pytest.ExitCode.INTERRUPTED, output

@@ -221,7 +221,7 @@ def test_a_release_that_is_not_answered_then_the_keeper(place: Site) -> None:
     until(lambda: "Ctrl-C leaves them to the keeper" in run.output, "{}", lambda: run.output)
     run.process.send_signal(2)
     output = run.finish()
-    assert "sandboxes left to the keeper" in output
+    assert "left to the keeper" in output
     assert "(releasing; the keeper goes on)" in output
     place.cloud.faults = []
     place.check("keeper")
