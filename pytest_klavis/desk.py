@@ -28,9 +28,10 @@ def open_desk(settings: Settings, run_id: str, tally: Tally, *, enough: int) -> 
         endpoint, owner = start_embedded(run_id, isolation=settings.isolation, python=settings.python)
         return Desk(endpoint, client(endpoint, settings.region), owner.scratch, tally, owner=owner)
     from . import cloud  # noqa: PLC0415  sqlite and the pool are for the cloud only
+    from .pool.rescue import SCRATCH  # noqa: PLC0415
 
     pool = cloud.open_pool(settings, run_id, enough)
-    scratch = Path(tempfile.mkdtemp(prefix="pytest-klavis-"))
+    scratch = Path(tempfile.mkdtemp(prefix=SCRATCH))
     return Desk(cloud.endpoint(settings), pool.api, scratch, tally, pool=pool)
 
 

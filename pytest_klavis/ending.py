@@ -94,8 +94,8 @@ def _count(tally: Tally, ended: Ended) -> None:
     tally.calls += record.calls
     tally.notes += dict.fromkeys(record.notes)
     tally.kept = [f"{one.sandbox_id} of {one.test}" for one in left if one.state == "kept"]
-    tally.unknown = [f"{one.name} for {one.test or 'the pool'}" for one in left if one.state in ("lost", "intent")]
-    tally.suspects = [f"{one.name}, perhaps of {one.test or 'the pool'}" for one in left if one.state == "suspect"]
+    tally.unknown = [f"{one.name} for {one.whose}" for one in left if one.state in ("lost", "intent")]
+    tally.suspects = [f"{one.name}, perhaps of {one.whose}" for one in left if one.state == "suspect"]
     whose = "the keeper goes on" if ended.has_keeper else "the next run or `pytest-klavis reap` releases it"
     tally.leaked += [_told(one, whose) for one in left if one.state in GOING]
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from .artifacts import run_of
 
 if TYPE_CHECKING:
     from .errors import InfraError
@@ -79,18 +76,13 @@ class Prepared:
     def want(self) -> Want:
         """What the pool is asked for."""
         from .pool.entries import Want  # noqa: PLC0415  the cloud only
+        from .workspace.seed import digest_of  # noqa: PLC0415
 
         order, seed = self.order, self.context.seed
         will = {"scratch": str(self.context.scratch)}
         if order.evidence is not None:
-            will |= {"evidence": str(order.evidence), "run": str(run_of(order.evidence))}
+            will["evidence"] = str(order.evidence)
         if seed is not None:
             will["seed"] = str(seed)
         digest = None if seed is None else digest_of(seed)
         return Want(order.spec, order.ttl, order.needs, digest, order.test, will)
-
-
-def digest_of(archive: Path) -> str:
-    """What two archives share that are the same."""
-    with archive.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

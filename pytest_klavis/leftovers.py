@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_klavis.pool.database import SCHEMA
-from pytest_klavis.pool.entries import Entry
+from pytest_klavis.pool.entries import STAYS, Entry
 from pytest_klavis.pool.keeper import OWNER
 from pytest_klavis.pool.ledger import Ledger
 from pytest_klavis.pool.owners import Owners
 
-STAYS = ("kept", "suspect")
-"""States in which an entry waits for nobody."""
 LONGEST_LIFE = 24 * 3600.0
 """Seconds after which what was kept goes where the API takes no time to live: no test could have asked for more."""
 

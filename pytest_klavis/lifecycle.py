@@ -230,7 +230,7 @@ class Desk:
             return
         from .pool.checkout import checkout  # noqa: PLC0415  sqlite loads with the first sandbox of the cloud
 
-        with checkout(self.pool, self.api, [one.want() for one in prepared], until) as found:
+        with checkout(self.pool, [one.want() for one in prepared], until) as found:
             yield [partial(self._check_out, found=found, index=index) for index in range(len(prepared))]
 
     def _usable(self, prepared: Prepared, source: Source, until: float) -> Lease:

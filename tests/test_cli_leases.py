@@ -30,7 +30,7 @@ from pytest_klavis import clock
 from pytest_klavis.api.client import KlavisClient
 from pytest_klavis.kinds import KINDS, Acquire, id_of, instance_of
 from pytest_klavis.pool.answers import Answers
-from pytest_klavis.pool.checkout import LABEL
+from pytest_klavis.pool.acquiring import LABEL
 from pytest_klavis.pool.entries import Want
 from pytest_klavis.pool.ledger import Ledger
 from pytest_klavis.pool.owners import Owner

@@ -12,7 +12,7 @@ from pytest_klavis.errors import InfraError
 from pytest_klavis.leftovers import Account, Holding, accounts
 from pytest_klavis.pool.statedir import state_directory
 
-from .words import cut, servers, span, whose
+from .words import cut, servers, span
 
 Say = Callable[[str], None]
 
@@ -58,7 +58,7 @@ def _table(account: Account, held: list[Holding]) -> Iterator[str]:
         left = span(entry.left) if entry.left > 0 else "over"
         yield f"  {entry.state:<10}{span(entry.age):<10}{left:<12}{entry.sandbox_id or '(id unknown)'}"
         yield f"      {servers(entry.spec)}"
-        yield f"      {whose(entry)}"
+        yield f"      {entry.whose}"
         yield f"      {_answering(one)}"
 
 

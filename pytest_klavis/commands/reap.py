@@ -16,11 +16,10 @@ from pytest_klavis.errors import InfraError
 from pytest_klavis.leftovers import Account, Holding, accounts
 from pytest_klavis.pool.answers import Answers
 from pytest_klavis.pool.chores import Chores
-from pytest_klavis.pool.pool import Pool
 from pytest_klavis.pool.rescue import FACTS
 
 from .side_by_side import side_by_side
-from .words import count, servers, span, whose
+from .words import count, servers, span
 
 if TYPE_CHECKING:
     from pytest_klavis.api.client import KlavisClient
@@ -56,15 +55,6 @@ class Wanted:
         return (one.is_left or suspect) and one.entry.age >= self.older_than
 
 
-@dataclass(frozen=True)
-class Options:
-    """What chores want to know."""
-
-    exclusive: bool = False
-    """Whether nobody else uses the account: what is found there after a lost answer is no mere suspect."""
-    verify_reset: bool = False
-
-
 @dataclass
 class Reaper:
     """Reaps one ledger, as `owner`."""
@@ -74,7 +64,8 @@ class Reaper:
     api: KlavisClient
     owner: Owner
     wanted: Wanted
-    options: Options
+    exclusive: bool
+    """Nobody else uses the account: what is found there after a lost answer is no mere suspect."""
     say: Say
     complain: Say
     outcomes: list[str] = field(default_factory=list)
@@ -83,7 +74,7 @@ class Reaper:
 
     def __post_init__(self) -> None:
         answers = Answers(self.account.path / "answers")
-        self._chores = Chores(self.ledger, answers, self.api, self.owner.id, self.options)
+        self._chores = Chores(self.ledger, answers, self.api, self.owner.id, exclusive=self.exclusive)
 
     def reap(self) -> None:
         """Release what is left, and say of each what became of it. Ctrl-C ends it at once."""
@@ -135,7 +126,7 @@ class Reaper:
         def release() -> str | None:
             if entry.state == "suspect" and not self.wanted.suspects:
                 return FORGOTTEN if self.ledger.remove(entry) else OTHERS
-            Pool.settle(self._chores, entry)
+            self._chores.settle(entry)
             return None
 
         return self._became(entry, release)
@@ -172,7 +163,7 @@ def plan(account: Account, ledger: Ledger, wanted: Wanted) -> list[Entry]:
 def line(entry: Entry) -> str:
     """An entry on one line."""
     name = entry.sandbox_id or "(id unknown)"
-    return f"{name} ({servers(entry.spec)}), {span(entry.age)} old, of {whose(entry)}"
+    return f"{name} ({servers(entry.spec)}), {span(entry.age)} old, of {entry.whose}"
 
 
 def would(entry: Entry, *, suspects: bool) -> str:

@@ -21,7 +21,7 @@ from pytest_klavis.pool.owners import Owner
 from pytest_klavis.pool.statedir import account_directory, existing_account, state_directory
 from pytest_klavis.settings import OPTIONS
 
-from .reap import HELD, RELEASED, Options, Reaper, Wanted, await_keepers, elsewhere, in_hand, plan, would
+from .reap import HELD, RELEASED, Reaper, Wanted, await_keepers, elsewhere, in_hand, plan, would
 from .unlisted import Unlisted
 from .words import count
 
@@ -124,8 +124,8 @@ class _Reap:
                 continue
             owner = Owner(self.account.path / "owners", f"reap--{os.getpid()}-{secrets.token_hex(6)}")
             api = _client(self.base_url, self.key, self.account.path)
-            options = Options(exclusive=_setting("exclusive-account"))
-            reaper = Reaper(self.account, ledger, api, owner, self.asked.wanted, options, self.say, self.complain)
+            exclusive = _setting("exclusive-account")
+            reaper = Reaper(self.account, ledger, api, owner, self.asked.wanted, exclusive, self.say, self.complain)
             try:
                 reaper.reap()
             except KeyboardInterrupt:  # the threads may be about to release: their owner lives until this process ends
@@ -152,7 +152,7 @@ class _Reap:
             if one.entry.state == "suspect" and one.is_unattended and not one.is_over
         ]
         for entry in suspects:
-            self.say(f"suspect: {entry.name} may come from a lost acquire of {entry.test or 'the pool'}")
+            self.say(f"suspect: {entry.name} may come from a lost acquire of {entry.whose}")
         if suspects:
             self.say("--suspects releases what is suspect; anybody who uses the account may hold it")
 

@@ -13,7 +13,7 @@ from pytest_klavis import clock, redaction
 from pytest_klavis.errors import InfraError, NotFoundError
 from pytest_klavis.kinds import KINDS, Held, instance_of
 from pytest_klavis.leftovers import Account
-from pytest_klavis.pool.checkout import LABEL
+from pytest_klavis.pool.acquiring import LABEL
 from pytest_klavis.pool.chores import RELEASE
 from pytest_klavis.pool.still_ours import moment
 from pytest_klavis.spec import Spec

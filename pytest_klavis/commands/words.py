@@ -6,7 +6,6 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pytest_klavis.pool.entries import Entry
     from pytest_klavis.spec import Spec
 
 
@@ -35,11 +34,6 @@ def servers(spec: Spec) -> str:
     """What a sandbox is, in short."""
     flavour = f", benchmark {spec.benchmark}" if spec.benchmark else ""
     return f"{spec.kind}: {', '.join(spec.servers)}{flavour}"
-
-
-def whose(entry: Entry) -> str:
-    """The test that it is, or was, held for."""
-    return entry.test or "the pool"
 
 
 def count(number: int, what: str = "sandbox") -> str:

@@ -12,7 +12,6 @@ from pytest_klavis.kinds import KINDS, Held, id_of
 from .ledger import TakenError
 
 if TYPE_CHECKING:
-    from pytest_klavis.api.client import KlavisClient
     from pytest_klavis.kinds import Acquired
 
     from .entries import Entry
@@ -20,10 +19,15 @@ if TYPE_CHECKING:
 
 __tracebackhide__ = True  # users read their own frames
 
+NO_CAPACITY = (404, 409, 423, 429, 503)
+"""What an API may say to an acquire when it has none; which one is not documented."""
+LABEL = "pytest-klavis"
+"""The tag that an acquire is found by when its answer is lost."""
+
 AnswerT = TypeVar("AnswerT", bound="Acquired")
 
 
-def recorded(pool: Pool, api: KlavisClient, entry: Entry, acquire: Callable[[], AnswerT]) -> tuple[Entry, AnswerT]:
+def recorded(pool: Pool, entry: Entry, acquire: Callable[[], AnswerT]) -> tuple[Entry, AnswerT]:
     """Carry out the acquire of an intent: the ledger knows at each moment what may exist."""
     try:
         answer = acquire()
@@ -41,13 +45,13 @@ def recorded(pool: Pool, api: KlavisClient, entry: Entry, acquire: Callable[[], 
         pool.ledger.remove(entry)  # it is somebody else's
         raise
     except InfraError as error:  # it cannot be written down, so it is not kept
-        _release_at_once(pool, api, entry, id_of(answer), error)
+        _release_at_once(pool, entry, id_of(answer), error)
         raise
 
 
-def _release_at_once(pool: Pool, api: KlavisClient, entry: Entry, number: str, error: InfraError) -> None:
+def _release_at_once(pool: Pool, entry: Entry, number: str, error: InfraError) -> None:
     try:
-        KINDS[entry.spec.kind].release(api, Held(entry.spec, number), PATIENCE)
+        KINDS[entry.spec.kind].release(pool.api, Held(entry.spec, number), PATIENCE)
     except InfraError as trouble:
         error.add_note(f"NOT released: {number}: {trouble}")
         pool.unwritten.append(number)

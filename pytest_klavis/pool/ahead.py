@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -14,7 +13,7 @@ from typing import Any
 
 from pytest_klavis import clock
 from pytest_klavis.errors import KlavisError
-from pytest_klavis.workspace.seed import Seed
+from pytest_klavis.workspace.seed import Seed, digest_of
 
 from .entries import Entry, Want
 from .rescue import SCRATCH
@@ -121,7 +120,7 @@ class Seeds:
         found = self._known.get(workspace)
         return found is None or found[0] != self._stamp(workspace)
 
-    def pack(self, workspace: str) -> bool:
+    def pack(self, workspace: str) -> None:
         """Pack a workspace: JSON `{"path": ..., "git": bool}`, or `{"archive": ...}` for one that is packed.
 
         What cannot be packed is nobody's trouble here: the test that wants it will say so.
@@ -130,13 +129,11 @@ class Seeds:
         given = json.loads(workspace)
         try:
             archive = Path(given["archive"]) if "archive" in given else self._pack(given)
-            with archive.open("rb") as file:
-                packed: Packed | None = Packed(archive, hashlib.file_digest(file, "sha256").hexdigest())
+            packed: Packed | None = Packed(archive, digest_of(archive))
         except (KlavisError, OSError):
             packed = None
         self._known[workspace] = stamp, packed
         self._stamps[workspace] = clock.monotonic(), stamp
-        return True
 
     def close(self) -> None:
         """Remove what was packed."""

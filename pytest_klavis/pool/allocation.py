@@ -244,7 +244,7 @@ def _stands_still(mine: Ticket, scope: Sequence[Entry], line: Sequence[Ticket], 
 def holders(entries: Sequence[Entry]) -> list[str]:
     """Who has what, and for how long, a line each."""
     return [
-        f"{one.test or 'the pool'} has {one.name} ({', '.join(one.spec.servers)}; {one.state} for {_since(one):.0f} s)"
+        f"{one.whose} has {one.name} ({', '.join(one.spec.servers)}; {one.state} for {_since(one):.0f} s)"
         for one in entries
     ]
 

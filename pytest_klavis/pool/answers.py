@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,12 +54,6 @@ class Answers:
         """The sandbox is gone."""
         with suppress(OSError):
             self._path(number).unlink(missing_ok=True)
-
-    def numbers(self) -> Iterator[int]:
-        """The entries that have an answer here."""
-        for file in self._directory.glob("*.json"):
-            if file.stem.isdigit():
-                yield int(file.stem)
 
     def _path(self, number: int) -> Path:
         return self._directory / f"{number}.json"

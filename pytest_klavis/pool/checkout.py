@@ -11,22 +11,16 @@ from pytest_klavis.errors import ApiError, NotFoundError
 from pytest_klavis.interrupts import held
 from pytest_klavis.kinds import KINDS, Acquire
 
-from .acquiring import recorded
+from .acquiring import LABEL, NO_CAPACITY, recorded
 from .entries import Entry, Want
 
 if TYPE_CHECKING:
-    from pytest_klavis.api.client import KlavisClient
     from pytest_klavis.kinds import Acquired
 
     from .line import Place
     from .pool import Pool
 
 __tracebackhide__ = True  # users read their own frames
-
-NO_CAPACITY = (404, 409, 423, 429, 503)
-"""What an API may say to an acquire when it has none; which one is not documented."""
-LABEL = "pytest-klavis"
-"""The tag that an acquire is found by when its answer is lost."""
 
 
 class Taken(NamedTuple):
@@ -47,9 +41,8 @@ class Taken(NamedTuple):
 class Checkout:
     """What a set of wants is served from, one after the other, until then by the monotonic clock."""
 
-    def __init__(self, pool: Pool, api: KlavisClient, place: Place, wants: Sequence[Want], until: float) -> None:
+    def __init__(self, pool: Pool, place: Place, wants: Sequence[Want], until: float) -> None:
         self._pool = pool
-        self._api = api
         self._place = place
         self._wants = wants
         self._until = until
@@ -90,7 +83,7 @@ class Checkout:
         labels = {LABEL: entry.nonce} if want.spec.kind == "remote" else {}
         asked = Acquire(entry.ttl, clock.left(self._until), labels)
         with held():
-            made, answer = recorded(self._pool, self._api, entry, lambda: kind.acquire(self._api, want.spec, asked))
+            made, answer = recorded(self._pool, entry, lambda: kind.acquire(self._pool.api, want.spec, asked))
             self._granted[index] = made  # an interrupt that has waited comes now: it is put back
         return made, answer
 
@@ -103,10 +96,10 @@ def _has_none(error: ApiError, want: Want) -> bool:
 
 
 @contextmanager
-def checkout(pool: Pool, api: KlavisClient, wants: Sequence[Want], until: float) -> Iterator[Checkout]:
+def checkout(pool: Pool, wants: Sequence[Want], until: float) -> Iterator[Checkout]:
     """Sandboxes for all of `wants`, or an error and none; see `Place.take` for the errors."""
     with pool.place(wants) as place:
-        found = Checkout(pool, api, place, wants, until)
+        found = Checkout(pool, place, wants, until)
         try:
             yield found
         finally:

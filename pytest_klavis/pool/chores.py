@@ -12,17 +12,16 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from pytest_klavis import clock, redaction
-from pytest_klavis.errors import ApiError, AuthError, InfraError, NotFoundError, RequestRefusedError
+from pytest_klavis.errors import ApiError, AuthError, ClosedError, InfraError, NotFoundError, RequestRefusedError
 from pytest_klavis.kinds import KINDS, Acquire, Held, id_of, instance_of
 
-from .acquiring import may_have_been_made
-from .checkout import LABEL, NO_CAPACITY
+from .acquiring import LABEL, NO_CAPACITY, may_have_been_made
 from .database import LedgerError
 from .entries import Entry, Want
-from .ledger import ClosedError, Ledger, TakenError
+from .ledger import Ledger, TakenError
 from .rescue import remove_scratch, save_evidence
 from .resetting import reset, seed, verify
 from .search import Looked, LostAndFound
@@ -48,22 +47,11 @@ WORTH: Final = 0.5
 log = logging.getLogger(__name__)
 
 
-class Options(Protocol):
-    """What of the settings matters here."""
-
-    @property
-    def verify_reset(self) -> bool:
-        """Whether a reset is confirmed by a dump that has to be empty."""
-
-    @property
-    def exclusive(self) -> bool:
-        """Whether nobody else uses the account."""
-
-
 class Chores:
     """Usable from several threads. `me` is the owner's id that entries are claimed for.
 
-    `settle` is called before a row goes: what has been counted belongs on the ledger by then.
+    `verify_reset`: a reset is confirmed by a dump that has to be empty; `exclusive`: nobody else uses the account.
+    `count` is called before a row goes: what has been counted belongs on the ledger by then.
     """
 
     def __init__(
@@ -72,23 +60,22 @@ class Chores:
         answers: Answers,
         api: KlavisClient,
         me: str,
-        options: Options,
         *,
-        settle: Callable[[], None] = lambda: None,
+        verify_reset: bool = False,
+        exclusive: bool = False,
+        count: Callable[[], None] = lambda: None,
     ) -> None:
         self._ledger = ledger
         self._answers = answers
         self._api = api
         self._me = me
-        self._options = options
-        self._settle = settle
+        self._verify_reset = verify_reset
+        self._count = count
         self.spared: set[int] = set()
         """Entries whose sandbox was gone when it was to be released, or somebody else's."""
         self._lock = threading.Lock()
         self._at_work: set[int] = set()
-        self._lost = LostAndFound(
-            ledger, api, me, exclusive=options.exclusive, let_go=self._release_found, settle=settle
-        )
+        self._lost = LostAndFound(ledger, api, me, exclusive=exclusive, let_go=self._release_found, count=count)
 
     # -- reuse ---------------------------------------------------------------------------------
 
@@ -99,13 +86,8 @@ class Chores:
 
         With an `archive` its workspace is seeded right away; `digest` names the content. The idle entry, else None.
         """
-        if entry.save:
-            saved = self.rescue(entry, deadline)
-            if saved is not None:
-                self.release(saved, deadline)
-            return None
-        if not self.is_worth_a_reset(entry):
-            self.release(entry, deadline)
+        if entry.save or not self.is_worth_a_reset(entry):
+            self.settle(entry, deadline)
             return None
         claimed = self._ledger.change(entry, "cleaning", owner=self._me)
         if claimed is None:
@@ -113,7 +95,7 @@ class Chores:
         until = clock.monotonic() + (deadline or RESET)
         try:
             reset(self._api, claimed, until, confirmed_later=archive is not None)
-            if self._options.verify_reset:
+            if self._verify_reset:
                 verify(self._api, claimed, self._answers.load(claimed.number, claimed.spec), until)
             if archive is not None:
                 seed(self._api, claimed, archive, until)
@@ -231,7 +213,7 @@ class Chores:
             said = {"trouble": redaction.redact(str(error)).splitlines()[0], "final": "yes" if _is_final(error) else ""}
             self._ledger.change(claimed, "releasing", owner=self._me, will={**claimed.will, **said})
             return False
-        self._settle()
+        self._count()
         done = self._ledger.remove(claimed)
         self._answers.drop(claimed.number)
         return done
@@ -249,6 +231,18 @@ class Chores:
         return ours
 
     # -- the dead ------------------------------------------------------------------------------
+
+    def settle(self, entry: Entry, deadline: float | None = None) -> bool:
+        """Release an entry that nobody living answers for, after all that its state asks for first; whether it is done.
+
+        What may exist is looked for, what is to be saved is saved. `deadline` is for each of these.
+        """
+        if entry.state in ("intent", "lost"):
+            return self.reconcile(entry, deadline) in ("released", "dropped")
+        if entry.state == "held" or entry.save:
+            saved = self.rescue(entry, deadline)
+            return saved is None or self.release(saved, deadline)
+        return self.release(entry, deadline)
 
     def rescue(self, entry: Entry, deadline: float | None = None) -> Entry | None:
         """Save what a holder left that died, or that was cut short, as its will says; then it is to be released.

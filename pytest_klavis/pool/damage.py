@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +10,7 @@ from pathlib import Path
 
 from pytest_klavis import clock
 
+from .locks import locked
 from .owners import Owners
 
 __tracebackhide__ = True  # users read their own frames
@@ -35,7 +34,7 @@ def set_aside(path: Path, damaged: Callable[[], str]) -> Iterator[str]:
     Gives a text for people, which is empty where another process has been faster, by `damaged`, which says what is
     wrong. Raises DatabaseError while an owner of the account lives, who may be writing to it.
     """
-    with _locked(path.with_name(f"{path.stem}.lock")):
+    with locked(path.with_name(f"{path.stem}.lock"), PATIENCE):
         trouble = damaged()
         if not trouble:
             yield ""
@@ -66,24 +65,3 @@ def _free_name(path: Path) -> Path:
         number += 1
         name = f"{path.stem}.damaged-{moment}-{number}"
     return path.with_name(name)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        end = clock.monotonic() + PATIENCE
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if clock.monotonic() > end:
-                    raise TimeoutError(f"another process has been setting it aside for {PATIENCE:.0f} s") from None
-            clock.sleep(0.01)
-        try:
-            yield
-        finally:
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-    finally:
-        os.close(descriptor)

@@ -10,8 +10,9 @@ from pytest_klavis import clock
 
 from .entries import LIVE, Entry
 from .keeper import keeper_alive
-from .ledger import Ledger, RunRecord
+from .ledger import Ledger
 from .line import LOOK, POLL
+from .rows import RunRecord
 
 __tracebackhide__ = True  # users read their own frames
 

@@ -26,6 +26,8 @@ kept       left alive until its time is over, because somebody asked for it
 STATES: tuple[State, ...] = get_args(State)
 LIVE: frozenset[State] = frozenset(STATES) - {"lost", "suspect"}
 """Those that take a place of the pool."""
+STAYS: tuple[State, ...] = ("kept", "suspect")
+"""Those in which an entry waits for nobody."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,11 @@ class Entry:
         """Whether a reset may make it as good as new: one that brought a benchmark's data comes back without."""
         emptied = self.spec.kind == "remote" and self.spec.benchmark is not None
         return self.reusable and not self.save and not emptied and self.sandbox_id is not None
+
+    @property
+    def whose(self) -> str:
+        """The test that it is, or was, held for."""
+        return self.test or "the pool"
 
     @property
     def name(self) -> str:

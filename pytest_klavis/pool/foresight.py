@@ -8,9 +8,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from pytest_klavis import clock
+from pytest_klavis.errors import ClosedError
 
 from .ahead import Packed, Plan, Seeds, Wish, plan
-from .ledger import ClosedError
 
 if TYPE_CHECKING:
     from pytest_klavis.spec import Spec
@@ -81,7 +81,7 @@ class Foresight:
                     del self._making[entry.number]
         for entry in scene.entries:
             if entry.state == "idle" and entry.number in self._plan.clean:  # a wrong guess
-                self._jobs.start(entry.number, partial(self._recycle, entry, self._plan.clean[entry.number].packed))
+                self._jobs.start(entry.number, partial(self._reset, entry, self._plan.clean[entry.number].packed))
 
     def _start_acquiring(self, scene: Scene) -> None:
         if not self._plan.acquire or self._pace.is_busy():  # a spare costs two requests more
@@ -95,14 +95,14 @@ class Foresight:
                 if not self._jobs.start(("ahead", key), partial(self._acquire, key, want)):
                     del self._acquiring[key]
 
-    def cleaning(self, entry: Entry, scene: Scene) -> Callable[[], bool]:
+    def cleaning(self, entry: Entry, scene: Scene) -> Callable[[], object]:
         """The job of resetting an entry, and of seeding it right away for who waits or wishes for that."""
         wish = self._plan.clean.get(entry.number)
         packed = wish.packed if wish is not None else None
         if packed is not None and entry.spec in scene.awaited:
             seeds = {want.seed for one in scene.waiting for want in one.wants if want.spec == entry.spec}
             packed = packed if packed.digest in seeds else None
-        return partial(self._recycle, entry, packed)
+        return partial(self._reset, entry, packed)
 
     def _reset(self, entry: Entry, packed: Packed | None) -> None:
         if packed is None:
@@ -114,18 +114,13 @@ class Foresight:
         finally:
             self._making.pop(entry.number, None)
 
-    def _recycle(self, entry: Entry, packed: Packed | None) -> bool:
-        self._reset(entry, packed)
-        return True
-
-    def _seed(self, entry: Entry, want: Want, packed: Packed) -> bool:
+    def _seed(self, entry: Entry, want: Want, packed: Packed) -> None:
         try:
             self._chores.seed_ahead(entry, want, packed.archive, packed.digest)
         finally:
             self._making.pop(entry.number, None)
-        return True
 
-    def _acquire(self, key: int, want: Want) -> bool:
+    def _acquire(self, key: int, want: Want) -> None:
         found = None
         try:
             found = self._chores.acquire_ahead(self._config.run, want)
@@ -135,7 +130,6 @@ class Foresight:
             if found is None:
                 self._not_before[want.spec] = clock.monotonic() + PAUSE
             self._acquiring.pop(key, None)
-        return True
 
     def _planned(self, scene: Scene) -> Plan:
         own = [one for one in scene.entries if one.run == scene.run]

@@ -35,10 +35,10 @@ class Jobs:
         with self._lock:
             return key in self._busy
 
-    def start(self, key: Hashable, work: Callable[[], bool]) -> bool:
+    def start(self, key: Hashable, work: Callable[[], object]) -> bool:
         """Start a job, unless one of that key is being done, has just failed, or no thread is free; whether it began.
 
-        `work` says whether it is done. Where not, or where it raises, it may be started again after a pause.
+        Where `work` raises or gives False, it may be started again after a pause.
         """
         with self._lock:
             waits = self._failed.get(key, (0, 0.0))[1] > clock.monotonic()
@@ -52,10 +52,10 @@ class Jobs:
         """Wait until all is done."""
         self._pool.shutdown()
 
-    def _do(self, key: Hashable, work: Callable[[], bool]) -> None:
+    def _do(self, key: Hashable, work: Callable[[], object]) -> None:
         done = False
         try:
-            done = work()
+            done = work() is not False
         except (KlavisError, OSError) as error:
             log.warning("%s", redaction.redact(str(error)))
         except Exception:

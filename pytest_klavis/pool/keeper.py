@@ -54,8 +54,6 @@ class KeeperConfig:
     """Whether nobody else uses the account."""
     prefetch: bool = True
     """Whether to acquire and seed ahead."""
-    refused: tuple[str, ...] = ()
-    """What is known of the dialect, as `Dialect.told`."""
 
     @property
     def owner(self) -> str:
@@ -82,7 +80,7 @@ class KeeperConfig:
         given: dict[str, Any] = json.loads(text)
         known = {one.name for one in fields(cls)}
         given = {name: value for name, value in given.items() if name in known}
-        return cls(**given | {"account": Path(given["account"]), "refused": tuple(given["refused"])})
+        return cls(**given | {"account": Path(given["account"])})
 
 
 def keeper_alive(account: Path, run: str) -> bool:

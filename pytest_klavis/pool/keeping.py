@@ -20,7 +20,7 @@ from pytest_klavis.errors import InfraError
 from .ahead import Seeds
 from .answers import Answers
 from .chores import Chores
-from .entries import Entry
+from .entries import STAYS, Entry
 from .foresight import SOON, Foresight
 from .jobs import Jobs
 from .keeper import OWNER, KeeperConfig
@@ -46,10 +46,9 @@ LOOKS: Final = (1.0, 4.0, 10.0, 46.0, 60.0)
 SHORT: Final = (60.0, 0.1)
 """An idle sandbox with less time than that, in seconds or as a part of all, is of no use to anybody."""
 OLD_LOG: Final = 7 * 86400.0
-_STAYS = ("kept", "suspect")
 
 log = logging.getLogger(__name__)
-Job = tuple[int, Callable[[], bool]]
+Job = tuple[int, Callable[[], object]]
 
 
 class Keeping:
@@ -61,16 +60,23 @@ class Keeping:
         self._ledger = Ledger(config.account)
         pace = Limiter(config.account / "limiter", config.rate)
         self._api = KlavisClient(config.base_url, config.api_key, region=config.region, pace=pace)
-        self._api.dialect.hear(config.refused)
         answers = Answers(config.account / "answers")
-        self._chores = Chores(self._ledger, answers, self._api, owner.id, config, settle=self._count)
+        self._chores = Chores(
+            self._ledger,
+            answers,
+            self._api,
+            owner.id,
+            verify_reset=config.verify_reset,
+            exclusive=config.exclusive,
+            count=self._count,
+        )
         self._jobs = Jobs()
         self._watch = Watch(self._ledger, config, owner)
         self._seeds = Seeds()
         self._foresight = Foresight(config, self._ledger, self._chores, self._jobs, seeds=self._seeds, pace=pace)
         self._counting = threading.Lock()
         self._counted = (0, 0.0)
-        self._told: list[str] = list(config.refused)
+        self._told: list[str] = []
         self._seen: object = None
         self._next_look = self._next_sweep = self._rests_until = 0.0
         self._over_since: float | None = None
@@ -137,7 +143,7 @@ class Keeping:
             self._over_since = None
             return False
         self._over_since = self._over_since or now
-        left = [one for one in scene.entries if self._is_for_us(one) and one.state not in _STAYS]
+        left = [one for one in scene.entries if self._is_for_us(one) and one.state not in STAYS]
         if left and now - self._over_since > PATIENCE:
             log.warning("left on the ledger: %s", ", ".join(one.name for one in left))
             return True
@@ -156,7 +162,7 @@ class Keeping:
             case "dirty" | "cleaning" if not entry.save:
                 return self._back_into_use(entry, scene)
             case "held" | "dirty":
-                return 2, partial(self._rescue, entry)
+                return 2, partial(self._chores.settle, entry)
             case "releasing" | "idle":
                 stays = entry.state == "idle" and not scene.is_over(entry) and not _is_short(entry)
                 return None if stays else (2, partial(self._chores.release, entry))
@@ -185,11 +191,7 @@ class Keeping:
             return None
         return (0 if entry.spec in scene.awaited else 1), self._foresight.cleaning(entry, scene)
 
-    def _rescue(self, entry: Entry) -> bool:
-        saved = self._chores.rescue(entry)
-        return saved is None or self._chores.release(saved)
-
-    def _reconcile(self, entry: Entry) -> bool:
+    def _reconcile(self, entry: Entry) -> None:
         count = self._looks.get(entry.number, (0, 0.0))[0]
         became = self._chores.reconcile(entry)
         if became == "again":
@@ -197,7 +199,6 @@ class Keeping:
             self._looks[entry.number] = count + 1, clock.monotonic() + pause
         else:
             self._looks.pop(entry.number, None)
-        return True
 
     def _is_time_to_look(self, entry: Entry) -> bool:
         return self._looks.get(entry.number, (0, 0.0))[1] <= clock.monotonic()

@@ -15,14 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from pytest_klavis import clock
-from pytest_klavis.errors import BackendError
-from pytest_klavis.errors import ClosedError as ClosedError  # noqa: PLC0414  who uses the ledger meets it here
+from pytest_klavis.errors import BackendError, ClosedError
 from pytest_klavis.spec import Spec
 
 from .database import Database
 from .entries import STATES, Entry, State, Ticket, Want, spec_of, spec_text, want_of, want_text
-from .rows import ALL, COLUMNS, entry_of, place_of, row_of, run_of, ticket_of, wants_text
-from .rows import RunRecord as RunRecord  # noqa: PLC0414  who uses the ledger meets it here
+from .rows import ALL, COLUMNS, RunRecord, entry_of, place_of, row_of, run_of, ticket_of, wants_text
 
 __tracebackhide__ = True  # users read their own frames
 

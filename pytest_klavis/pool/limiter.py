@@ -9,14 +9,12 @@ pyrate-limiter 4.5 (SQLite, and the file lock that its processes need) has no or
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import struct
 import threading
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeVar
@@ -24,6 +22,8 @@ from typing import Final, TypeVar
 from pytest_klavis import clock
 from pytest_klavis.api.answers import LONGEST_RETRY_AFTER
 from pytest_klavis.api.pace import NoTurnError
+
+from .locks import locked
 
 __tracebackhide__ = True  # users read their own frames
 
@@ -216,7 +216,7 @@ class Limiter:
     def _change(self, step: Callable[[Book, float], _T], *, patience: float | None = None) -> _T:
         """Take a step in the shared book, or, where that cannot be used, in this process's own."""
         try:
-            with _locked(self._path, _LOCK_PATIENCE if patience is None else patience) as descriptor:
+            with locked(self._path, _LOCK_PATIENCE if patience is None else patience) as descriptor:
                 content = os.pread(descriptor, Book.LAYOUT.size + 1, 0)
                 now = clock.since_boot()
                 book = Book.unpack(content, now, self._interval)
@@ -234,36 +234,6 @@ class Limiter:
         with self._alone_lock:
             self._alone = self._alone or Book()
             return step(self._alone, clock.since_boot())
-
-
-@contextmanager
-def _locked(path: Path, patience: float) -> Iterator[int]:
-    """The file, made if needed, while no other process or thread has it so. Raises OSError, TimeoutError if not soon.
-
-    `flock` belongs to the opened file: it keeps threads apart too, and is let go of by name because a child forked at
-    this moment has a copy of the descriptor.
-    """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        _flock(descriptor, clock.monotonic() + patience)
-        try:
-            yield descriptor
-        finally:
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-    finally:
-        os.close(descriptor)
-
-
-def _flock(descriptor: int, until: float) -> None:
-    pause = 0.0005
-    while True:
-        with suppress(BlockingIOError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        if clock.monotonic() >= until:
-            raise TimeoutError("another process has held its lock for too long")
-        clock.sleep(pause)
-        pause = min(2 * pause, 0.01)
 
 
 def _boot() -> int:

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from pytest_klavis import clock
-from pytest_klavis.errors import AuthError, BackendError, RateLimitError
+from pytest_klavis.errors import AuthError, BackendError, ClosedError, RateLimitError
 from pytest_klavis.kinds import id_of, instance_of
 
 from . import refusal
@@ -20,7 +20,7 @@ from .answers import Answers
 from .chores import Chores
 from .entries import Entry, Want
 from .keeper import keeper_alive, start_keeper
-from .ledger import ClosedError, Ledger
+from .ledger import Ledger
 from .line import Place
 from .owners import Owner, Owners
 
@@ -98,7 +98,7 @@ class Pool:
         while True:
             entry = self.ledger.intend(self.run, self.owner, Want(spec, ttl, test="klavis_client"))
             try:
-                return recorded(self, self.api, entry, acquire)
+                return recorded(self, entry, acquire)
             except RateLimitError:  # the next request's turn comes when the API's pause is over
                 if clock.monotonic() >= until:
                     raise
@@ -196,7 +196,8 @@ class Pool:
 
     def chores(self) -> Chores:
         """What a process does with single entries."""
-        return Chores(self.ledger, self.answers, self.api, self.owner, self.config)
+        verify, exclusive = self.config.verify_reset, self.config.exclusive
+        return Chores(self.ledger, self.answers, self.api, self.owner, verify_reset=verify, exclusive=exclusive)
 
     def tend(self) -> None:
         """While waiting: bury dead tickets, and do what the keeper would, where there is none."""
@@ -213,25 +214,13 @@ class Pool:
                 (chores.clean if entry.state == "dirty" else chores.reconcile)(entry, None)
         for entry in self.ledger.entries(run=self.run, states=("held", "intent", "cleaning", "releasing")):
             if entry.owner is not None and not self._lives(entry.owner):
-                self.settle(chores, entry)
+                chores.settle(entry)
 
     def bury(self) -> None:
         """The dead stand in no line."""
         for ticket in self.ledger.tickets():
             if not self._lives(ticket.owner):
                 self.ledger.forget_owner(ticket.owner)
-
-    @staticmethod
-    def settle(chores: Chores, entry: Entry, patience: float | None = None) -> None:
-        """Let go of an entry whose owner is dead, within so many seconds."""
-        if entry.state in ("intent", "lost"):
-            chores.reconcile(entry, patience)
-        elif entry.state == "held" or entry.save:
-            saved = chores.rescue(entry, patience)
-            if saved is not None:
-                chores.release(saved, patience)
-        else:
-            chores.release(entry, patience)
 
     # -- the end -------------------------------------------------------------------------------
 
@@ -248,7 +237,7 @@ class Pool:
         chores = self.chores()
         for entry in entries:
             if entry.owner is None or entry.owner == self.owner or not self._lives(entry.owner):
-                self.settle(chores, entry, max(until - clock.monotonic(), 1.0))
+                chores.settle(entry, clock.left(until))
 
     def close(self) -> None:
         """This process's part is over. What it still holds is a dead owner's from now on."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from pytest_klavis import catalog, clock, redaction
 from pytest_klavis.errors import InfraError
 
-from .checkout import LABEL
+from .acquiring import LABEL
 from .ledger import TakenError
 from .still_ours import APART, moment
 
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 
 class LostAndFound:
-    """Looks on behalf of the owner `me`. `let_go` releases what is found, `settle` is called before a row goes."""
+    """Looks on behalf of the owner `me`. `let_go` releases what is found, `count` is called before a row goes."""
 
     def __init__(
         self,
@@ -49,14 +49,14 @@ class LostAndFound:
         *,
         exclusive: bool,
         let_go: Callable[[Entry], bool],
-        settle: Callable[[], None],
+        count: Callable[[], None],
     ) -> None:
         self._ledger = ledger
         self._api = api
         self._me = me
         self._exclusive = exclusive
         self._release = let_go
-        self._settle = settle
+        self._count = count
         self._lost_at: dict[int, float] = {}
         """When acquires were lost, by the wall clock, as far as is known here."""
 
@@ -117,7 +117,7 @@ class LostAndFound:
         return "released"
 
     def _drop(self, entry: Entry) -> Looked:
-        self._settle()
+        self._count()
         self._lost_at.pop(entry.number, None)
         return "dropped" if self._ledger.remove(entry) else "taken"
 

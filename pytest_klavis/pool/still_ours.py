@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_klavis.errors import NotFoundError
 from pytest_klavis.kinds import instance_of
 
-from .checkout import LABEL
+from .acquiring import LABEL
 
 if TYPE_CHECKING:
     from pytest_klavis.api.client import KlavisClient

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
 import shutil
 import stat
@@ -186,3 +187,9 @@ def _check_directory(path: Path) -> frozenset[str]:
     finally:
         os.close(descriptor)
     return frozenset(item.parts[0] for item in found.items if item.parts)
+
+
+def digest_of(archive: Path) -> str:
+    """What two packed seeds share that are the same: the ledger knows them by it."""
+    with archive.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

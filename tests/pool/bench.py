@@ -13,8 +13,8 @@ from typing import Any
 
 from pytest_klavis.api.client import KlavisClient
 from pytest_klavis.kinds import KINDS, Acquire, id_of, instance_of
+from pytest_klavis.pool.acquiring import LABEL
 from pytest_klavis.pool.answers import Answers
-from pytest_klavis.pool.checkout import LABEL
 from pytest_klavis.pool.chores import Chores
 from pytest_klavis.pool.entries import Entry, State, Want
 from pytest_klavis.pool.keeper import KeeperConfig, keeper_alive
@@ -59,7 +59,14 @@ class Bench:
 
     @property
     def chores(self) -> Chores:
-        return Chores(self.ledger, self.answers, self.api, self.owner, self)
+        return Chores(
+            self.ledger,
+            self.answers,
+            self.api,
+            self.owner,
+            verify_reset=self.verify_reset,
+            exclusive=self.exclusive,
+        )
 
     def config(self, **more: Any) -> KeeperConfig:
         return replace(KeeperConfig(RUN, self.account, self.cloud.url, KEY, cap=8, **more))

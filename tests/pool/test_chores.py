@@ -14,10 +14,9 @@ from typing import Any
 import pytest
 
 from pytest_klavis import clock
-from pytest_klavis.errors import AuthError
+from pytest_klavis.errors import AuthError, ClosedError
 from pytest_klavis.pool import search
 from pytest_klavis.pool.entries import Want
-from pytest_klavis.pool.ledger import ClosedError
 from pytest_klavis.pool.resetting import is_nothing
 from pytest_klavis.spec import Spec
 from pytest_klavis.workspace.archive import members, pack_mapping

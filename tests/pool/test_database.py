@@ -18,8 +18,9 @@ import pytest
 from pytest_klavis.pool import database as room
 from pytest_klavis.pool.database import FILE, Database, LedgerError
 from pytest_klavis.pool.entries import Want
-from pytest_klavis.pool.ledger import Ledger, RunRecord
+from pytest_klavis.pool.ledger import Ledger
 from pytest_klavis.pool.owners import Owner
+from pytest_klavis.pool.rows import RunRecord
 from pytest_klavis.spec import Spec
 
 from .processes import Process, soon

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from pytest_klavis import clock
+from pytest_klavis.errors import ClosedError
 from pytest_klavis.pool import ledger as room
 from pytest_klavis.pool.entries import Entry, Want, spec_of, spec_text, want_of, want_text
-from pytest_klavis.pool.ledger import ClosedError, Ledger, RunRecord, TakenError
+from pytest_klavis.pool.ledger import Ledger, TakenError
+from pytest_klavis.pool.rows import RunRecord
 from pytest_klavis.spec import Spec
 
 from .processes import Process
@@ -200,7 +202,7 @@ def test_a_budget_counts_what_was_acquired_or_may_have_been(ledger: Ledger) -> N
 def test_processes_together_stay_within_the_budget(ledger: Ledger, begin: Begin) -> None:
     ledger.begin("poor", budget=10)
     code = """
-from pytest_klavis.pool.ledger import ClosedError
+from pytest_klavis.errors import ClosedError
 ledger = Ledger(folder)
 made = 0
 try:

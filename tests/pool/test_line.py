@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from pytest_klavis import clock
-from pytest_klavis.errors import BackendError, RateLimitError
+from pytest_klavis.errors import BackendError, ClosedError, RateLimitError
 from pytest_klavis.pool.allocation import Limits, StandstillError
 from pytest_klavis.pool.entries import Entry, Want
-from pytest_klavis.pool.ledger import ClosedError, Ledger
+from pytest_klavis.pool.ledger import Ledger
 from pytest_klavis.pool.line import Place
 from pytest_klavis.spec import Spec
 

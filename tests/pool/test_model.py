@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from pytest_klavis import clock
-from pytest_klavis.errors import BackendError
+from pytest_klavis.errors import BackendError, ClosedError
 from pytest_klavis.pool.allocation import Limits
 from pytest_klavis.pool.entries import LIVE, Entry, Want
-from pytest_klavis.pool.ledger import ClosedError, Ledger
+from pytest_klavis.pool.ledger import Ledger
 from pytest_klavis.pool.line import Place
 from pytest_klavis.spec import Spec
 
