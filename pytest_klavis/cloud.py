@@ -7,14 +7,13 @@ from urllib.parse import urlsplit
 
 from .backend import Endpoint
 from .errors import BackendError
-from .pool.end import End
-from .pool.keeper import KeeperConfig
-from .pool.statedir import StateDir, account_directory, existing_account
+from .pool.statedir import StateDir, account_directory, existing_account, marker_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from .pool.end import End
     from .pool.entries import Entry
     from .pool.pool import Pool
     from .settings import Settings
@@ -56,18 +55,19 @@ def end_of(settings: Settings, run_id: str, pool: Pool | None) -> End | None:
     """
     if not settings.api_key or (where := existing_account(settings.base_url, settings.api_key)) is None:
         return None
+    if not marker_of(where, run_id).exists():
+        return None
+    from .pool.end import End  # noqa: PLC0415  sqlite is for those who have used a sandbox
 
     def release(entries: Sequence[Entry], until: float) -> None:
         (pool or _pool(settings, run_id, 1, where)).release_left(entries, until)
 
-    end = End(where, run_id, release)
-    if end.is_known:
-        return end
-    end.close()
-    return None
+    return End(where, run_id, release)
 
 
 def _pool(settings: Settings, run_id: str, enough: int, where: Path) -> Pool:
+    from .pool.keeper import KeeperConfig  # noqa: PLC0415  the pool is for those who use a sandbox
+
     found = endpoint(settings)
     config = KeeperConfig(
         run=run_id,

@@ -39,13 +39,12 @@ def end_run(session: KlavisSession, *, patience: float) -> None:
 
     What cannot be done is named in the summary.
     """
-    pool = session.desk.pool if session.desk is not None else None
     try:
-        if pool is not None:
-            pool.let_go()
         end = _end(session)
         if end is None:
             return
+        if session.desk is not None and session.desk.pool is not None:
+            session.desk.pool.let_go()
         session.ended = True
         ended = end.wait(clock.monotonic() + patience, _Progress(session.config))
         end.close()

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .backend import Endpoint, Owner
     from .kinds import Acquired
     from .pool.checkout import Checkout
+    from .pool.entries import Entry
     from .pool.pool import Pool
     from .spec import Spec
     from .tally import Tally
@@ -81,6 +82,8 @@ class Desk:
         """API calls that other clients to this backend have made."""
         self._leases: list[Lease] = []
         """Those that are not handed over."""
+        self._left: set[Path] = set()
+        """Folders of leases that somebody else has to save."""
         self._locked_out: AuthError | None = None
         """What the API said about the key; nothing more is acquired then."""
         self.hurry: Callable[[int], float | None] = lambda _count: None
@@ -116,6 +119,8 @@ class Desk:
                 self.hand_over(lease, why="another one of its set could not be had", reusable=True, patience=patience)
             if isinstance(error, InfraError):
                 self.notice(error, orders[0].test)
+            if isinstance(error, KlavisError):
+                raise error.with_traceback(None)  # noqa: B904  its way through our contexts tells nobody anything
             raise
         finally:
             self.tally.seconds_waited += clock.monotonic() - began
@@ -184,7 +189,9 @@ class Desk:
             self.tally.seconds_held += clock.monotonic() - lease.began
         finally:
             lease.lock.release()
-            if not later:  # else whoever saves it compares with the seed
+            if later:  # whoever saves it compares with the seed
+                self._left.add(lease.context.scratch)
+            else:
                 shutil.rmtree(lease.context.scratch, ignore_errors=True)
 
     def close(self) -> None:
@@ -197,7 +204,11 @@ class Desk:
             self.tally.leaked += self.pool.unwritten
             self.pool.close()
         self.api.close()
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        for folder in [] if not self.scratch.is_dir() else self.scratch.iterdir():
+            if folder not in self._left:
+                shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # the keeper removes the last one
+            self.scratch.rmdir()
         if self.owner is not None:
             self.owner.close()
 
@@ -278,13 +289,19 @@ class Desk:
     def _check_out(self, prepared: Prepared, found: Checkout, index: int) -> Lease:
         """From the pool."""
         taken = found.take(index)
-        lease = self._lease(prepared, taken.number, taken.answer)
-        lease.entry, lease.used = taken.entry, taken.used
-        return lease
+        return self._lease(prepared, taken.number, taken.answer, taken.entry, used=taken.used)
 
-    def _lease(self, prepared: Prepared, number: str, answer: Acquired | None) -> Lease:
+    def _lease(
+        self,
+        prepared: Prepared,
+        number: str,
+        answer: Acquired | None,
+        entry: Entry | None = None,
+        *,
+        used: bool = False,
+    ) -> Lease:
         sandbox = KINDS[prepared.order.spec.kind].handle(prepared.order, prepared.context, number, answer)
-        lease = Lease(prepared.order, sandbox, prepared.context, os.getpid(), clock.monotonic())
+        lease = Lease(prepared.order, sandbox, prepared.context, os.getpid(), clock.monotonic(), entry, used)
         self._leases.append(lease)
         return lease
 

@@ -67,22 +67,29 @@ def pytest_configure(config: pytest.Config) -> None:
     redaction.register_environment()
     markers.register(config)
     config.stash[KEY] = KlavisSession(config, settings_room.load(config), Run.of(config))
-    config.pluginmanager.register(_Broken(), "klavis-broken")
+    config.pluginmanager.register(_Run(config.stash[KEY]), "klavis-run")
 
 
-class _Broken:
-    """A run that broke inside is no success. xdist ends with 0 when the error was a worker's."""
+class _Run:
+    """What of a run is seen by hooks that know neither config nor session, or that have to come first."""
 
-    broken = False
+    def __init__(self, session: KlavisSession) -> None:
+        self._session = session
+        self._broken = False
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if getattr(report, "klavis_holds", False):  # the run holds sandboxes: from now on SIGTERM is for its teardown
+            self._session.take_signals()
 
     def pytest_internalerror(self) -> None:
-        self.broken = True
+        self._broken = True
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        if self.broken and session.exitstatus == pytest.ExitCode.OK:
+        # A run that broke inside is no success. xdist ends with 0 when the error was a worker's.
+        if self._broken and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
-        session.config.stash[KEY].tests_are_over()
+        self._session.tests_are_over()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pytest_klavis.errors import InfraError, ServerError, TransportError
 from pytest_klavis.interrupts import PATIENCE
-from pytest_klavis.kinds import KINDS, Held, id_of
+from pytest_klavis.kinds import KINDS, Held, id_of, instance_of
 
 from .ledger import TakenError
 
@@ -45,18 +45,19 @@ def recorded(pool: Pool, entry: Entry, acquire: Callable[[], AnswerT]) -> tuple[
         pool.ledger.remove(entry)  # it is somebody else's
         raise
     except InfraError as error:  # it cannot be written down, so it is not kept
-        _release_at_once(pool, entry, id_of(answer), error)
+        one = Held(entry.spec, id_of(answer), instance_of(getattr(answer, "urls", {}).values()))
+        _release_at_once(pool, entry, one, error)
         raise
 
 
-def _release_at_once(pool: Pool, entry: Entry, number: str, error: InfraError) -> None:
+def _release_at_once(pool: Pool, entry: Entry, one: Held, error: InfraError) -> None:
     try:
-        KINDS[entry.spec.kind].release(pool.api, Held(entry.spec, number), PATIENCE)
+        KINDS[entry.spec.kind].release(pool.api, one, PATIENCE)
     except InfraError as trouble:
-        error.add_note(f"NOT released: {number}: {trouble}")
-        pool.unwritten.append(number)
+        error.add_note(f"NOT released: {one.id}: {trouble}")
+        pool.unwritten.append(one.id)
     else:
-        error.add_note(f"{number} was released at once.")
+        error.add_note(f"{one.id} was released at once.")
         pool.ledger.remove(entry)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from pytest_klavis import clock
-from pytest_klavis.errors import BackendError
+from pytest_klavis.errors import BackendError, ClosedError
 from pytest_klavis.spec import Spec
 
 from .entries import LIVE, Entry, Ticket, Want
@@ -39,6 +39,8 @@ class Limits:
     per_account: bool
     """Somebody set the cap: it is one for all runs of the account, and it is kept. Else it is what a run can be
     expected to use: each run has its own, and goes beyond it rather than fail."""
+    room: int | None = None
+    """How many more the run may acquire; None where nobody set a limit."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,10 @@ def allocate(
             f"{limits.cap}: raise it"
         )
     line = [one for one in line if one.wants and (limits.per_account or one.run == mine.run)]
+    _check_room(mine, scope, limits)
     free = limits.cap - len(scope)
+    if limits.room is not None:
+        free = min(free, limits.room)
     books = _Books(
         idle=[one for one in scope if one.state == "idle"],
         coming=[one for one in scope if _comes(one, now)],
@@ -112,6 +117,8 @@ def allocate(
     )
     served = {one.seq: _serve(one, books, dry) for one in line if one.seq <= seq}
     grant = served[seq].grant
+    if limits.room == 0 and not grant.ready:  # room would bring nothing
+        return Grant(False, recycle=grant.recycle)
     if grant.ready or not (grant.evict or served[seq].lacking):
         return grant
     _refuse_impossible(mine, scope, limits)
@@ -207,6 +214,18 @@ def _comes(entry: Entry, now: float) -> bool:
 
 def _leaves(entry: Entry) -> bool:
     return entry.state == "releasing" or (entry.state == "dirty" and not entry.resettable)
+
+
+def _check_room(mine: Ticket, scope: Sequence[Entry], limits: Limits) -> None:
+    """Raise where the run may not acquire what is missing, and has nothing that could come free instead."""
+    if limits.room is None:
+        return
+    own = [one.spec for one in scope if one.run == mine.run and one.state != "kept" and one.reusable]
+    missing = [want for want in mine.wants if want.spec not in own]
+    if len(missing) > limits.room:
+        raise ClosedError(
+            f"this run has acquired as many sandboxes as --klavis-max-acquires allows, and none is a {missing[0].spec}"
+        )
 
 
 def _needed(mine: Ticket, scope: Sequence[Entry]) -> int:

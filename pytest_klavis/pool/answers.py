@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,6 +55,15 @@ class Answers:
         """The sandbox is gone."""
         with suppress(OSError):
             self._path(number).unlink(missing_ok=True)
+
+    def sweep(self, numbers: Callable[[], Iterable[int]]) -> None:
+        """Remove the answers of entries that are no more; `numbers` tells which there are."""
+        found = [file for file in self._directory.glob("*.json") if file.stem.isdigit()]
+        known = {str(number) for number in numbers()}  # later than the files: what is new by then is not among them
+        for file in found:
+            if file.stem not in known:
+                with suppress(OSError):
+                    file.unlink()
 
     def _path(self, number: int) -> Path:
         return self._directory / f"{number}.json"

@@ -15,12 +15,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pytest_klavis import clock, redaction
-from pytest_klavis.errors import ApiError, AuthError, ClosedError, InfraError, NotFoundError, RequestRefusedError
+from pytest_klavis.errors import (
+    ApiError,
+    AuthError,
+    BackendError,
+    ClosedError,
+    InfraError,
+    NotFoundError,
+    RequestRefusedError,
+)
 from pytest_klavis.kinds import KINDS, Acquire, Held, id_of, instance_of
 
 from .acquiring import LABEL, NO_CAPACITY, may_have_been_made
 from .database import LedgerError
-from .entries import Entry, Want
+from .entries import LIVE, Entry, Want
 from .ledger import Ledger, TakenError
 from .rescue import remove_scratch, save_evidence
 from .resetting import reset, seed, verify
@@ -30,6 +38,7 @@ from .still_ours import Still, still
 if TYPE_CHECKING:
     from pytest_klavis.api.client import KlavisClient
 
+    from .allocation import Limits
     from .answers import Answers
 
 __tracebackhide__ = True  # users read their own frames
@@ -45,6 +54,10 @@ WORTH: Final = 0.5
 """A sandbox with less than this part of its time left is not worth a reset."""
 
 log = logging.getLogger(__name__)
+
+
+class NoPlaceError(BackendError):
+    """There is no place for a sandbox that nobody waits for."""
 
 
 class Chores:
@@ -128,12 +141,19 @@ class Chores:
             return None
         return self._become_idle(claimed, digest)
 
-    def acquire_ahead(self, run: str, want: Want, deadline: float | None = None) -> Entry | None:
+    def acquire_ahead(
+        self, run: str, want: Want, deadline: float | None = None, *, limits: Limits | None = None
+    ) -> Entry | None:
         """Acquire what somebody will want: the idle entry, or None where the API has none, or gives no sandbox.
 
-        Raises ClosedError where the run may not acquire any more, an InfraError where asking again is no use now.
+        Raises NoPlaceError where `limits` leave no place, ClosedError where the run may not acquire any more, another
+        InfraError where asking again is no use now.
         """
-        with self._lock:
+        with self._lock, self._ledger.database.changing():
+            if limits is not None:
+                taken = self._ledger.entries(run=None if limits.per_account else run, states=LIVE)
+                if len(taken) >= limits.cap:
+                    raise NoPlaceError(f"all {limits.cap} places are taken")
             entry = self._ledger.intend(run, self._me, replace(want, test="", will={}))
             self._at_work.add(entry.number)
         try:

@@ -39,11 +39,6 @@ class End:
         self._release = release
         self._ledger = Ledger(account)
 
-    @property
-    def is_known(self) -> bool:
-        """Whether any process of the run has put it on the ledger."""
-        return self._ledger.exists() and self._ledger.run(self._run) is not None
-
     def begin(self) -> None:
         """From now on nothing is acquired."""
         self._ledger.close_run(self._run)

@@ -11,6 +11,8 @@ from pytest_klavis import clock
 from pytest_klavis.errors import ClosedError
 
 from .ahead import Packed, Plan, Seeds, Wish, plan
+from .allocation import Limits
+from .chores import NoPlaceError
 
 if TYPE_CHECKING:
     from pytest_klavis.spec import Spec
@@ -86,7 +88,9 @@ class Foresight:
     def _start_acquiring(self, scene: Scene) -> None:
         if not self._plan.acquire or self._pace.is_busy():  # a spare costs two requests more
             return
-        for want in self._plan.acquire[: max(scene.free, 0)]:
+        on_the_ledger = sum(one.state == "intent" and one.test == "" for one in scene.entries)
+        free = scene.free - max(len(self._acquiring) - on_the_ledger, 0)
+        for want in self._plan.acquire[: max(free, 0)]:
             waits = want.spec in scene.dry or self._not_before.get(want.spec, 0.0) > clock.monotonic()
             if not waits and len(self._acquiring) < AT_ONCE:
                 self._count += 1
@@ -121,13 +125,16 @@ class Foresight:
             self._making.pop(entry.number, None)
 
     def _acquire(self, key: int, want: Want) -> None:
-        found = None
+        gave = False
         try:
-            found = self._chores.acquire_ahead(self._config.run, want)
+            limits = Limits(self._config.cap, self._config.per_account)
+            gave = self._chores.acquire_ahead(self._config.run, want, limits=limits) is not None
+        except NoPlaceError:
+            gave = True  # nobody was asked
         except ClosedError as error:
             log.info("nothing is acquired ahead: %s", error)
         finally:
-            if found is None:
+            if not gave:
                 self._not_before[want.spec] = clock.monotonic() + PAUSE
             self._acquiring.pop(key, None)
 

@@ -60,10 +60,10 @@ class Keeping:
         self._ledger = Ledger(config.account)
         pace = Limiter(config.account / "limiter", config.rate)
         self._api = KlavisClient(config.base_url, config.api_key, region=config.region, pace=pace)
-        answers = Answers(config.account / "answers")
+        self._answers = Answers(config.account / "answers")
         self._chores = Chores(
             self._ledger,
-            answers,
+            self._answers,
             self._api,
             owner.id,
             verify_reset=config.verify_reset,
@@ -95,6 +95,7 @@ class Keeping:
             try:
                 self._count()
                 self._watch.clear_away()
+                self._answers.sweep(lambda: (one.number for one in self._ledger.entries()))
             except (InfraError, OSError) as error:
                 log.warning("%s", redaction.redact(str(error)))
             self._ledger.close()
@@ -130,7 +131,8 @@ class Keeping:
         self._foresight.plan(scene)
         jobs = [(one, *job) for one in scene.entries if (job := self._job(one, scene)) is not None]
         for entry, _, work in sorted(jobs, key=lambda one: one[1]):
-            self._jobs.start(entry.number, work)
+            ours = self._is_for_us(entry)
+            self._jobs.start(entry.number, work if ours else partial(self._for_another_run, entry, work))
         self._foresight.start(scene)
         if self._foresight.holds:
             self._next_look = now + SOON
@@ -151,6 +153,14 @@ class Keeping:
 
     def _is_for_us(self, entry: Entry) -> bool:
         return entry.run == self._config.run or entry.owner == self._owner.id
+
+    def _for_another_run(self, entry: Entry, work: Callable[[], object]) -> object:
+        done = work()
+        if entry.sandbox_id is not None and self._ledger.entry(entry.number) is None:
+            what = f"{entry.name} of {entry.test or 'the pool'}, left by the run {entry.run}, was released"
+            evidence = entry.will.get("evidence") if entry.state == "held" or entry.save else None
+            self._ledger.note(self._config.run, f"{what}; it is saved in {evidence}" if evidence else what)
+        return done
 
     # -- what to do with an entry --------------------------------------------------------------
 

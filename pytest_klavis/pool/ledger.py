@@ -10,6 +10,7 @@ import json
 import secrets
 import sqlite3
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,21 @@ from pytest_klavis import clock
 from pytest_klavis.errors import BackendError, ClosedError
 from pytest_klavis.spec import Spec
 
-from .database import Database
+from .database import Database, LedgerError
 from .entries import STATES, Entry, State, Ticket, Want, spec_of, spec_text, want_of, want_text
 from .rows import ALL, COLUMNS, RunRecord, entry_of, place_of, row_of, run_of, ticket_of, wants_text
+from .statedir import marker_of
 
 __tracebackhide__ = True  # users read their own frames
 
 RELEASING = 5.0
 """Seconds that an entry which is being released may keep its place when the API gave that sandbox out again."""
+
+
+LONGEST_DRY = 8.0
+"""Seconds that nobody asks the API for a spec of which it had none, at most."""
+DRY_MEMORY = 60.0
+"""Seconds after which it is as if it had never had none."""
 
 
 class TakenError(BackendError):
@@ -62,11 +70,34 @@ class Ledger:
             if self.database.damage:
                 self.note(run, self.database.damage)
         self.database.damage = ""
+        marker = marker_of(self.database.path.parent, run)
+        try:
+            marker.parent.mkdir(mode=0o700, exist_ok=True)
+            marker.touch(mode=0o600)
+        except OSError as error:
+            raise LedgerError(f"{marker} cannot be made: {error}") from error
 
     def run(self, run: str) -> RunRecord | None:
         """What is known of a run."""
         found = self.database.read("SELECT * FROM runs WHERE id = ?", run)
         return run_of(found[0]) if found else None
+
+    def room(self, run: str) -> int | None:
+        """How many more a run may acquire; None where nobody set a limit."""
+        record = self.run(run)
+        if record is None or record.budget is None:
+            return None
+        query = "SELECT count(*) AS number FROM entries WHERE run = ? AND state IN ('intent', 'lost')"
+        return max(record.budget - record.acquired - int(self.database.read(query, run)[0]["number"]), 0)
+
+    def _check_open(self, run: str) -> None:
+        record = self.run(run)
+        if record is None or record.closed:
+            raise ClosedError(f"the run {run} is over: nothing more is acquired for it")
+        if self.room(run) == 0:
+            raise ClosedError(
+                f"this run has acquired as many sandboxes as --klavis-max-acquires={record.budget} allows"
+            )
 
     def close_run(self, run: str) -> None:
         """From now on nothing is acquired for it."""
@@ -98,6 +129,8 @@ class Ledger:
             sql.execute(
                 "DELETE FROM runs WHERE id = ? AND NOT EXISTS (SELECT 1 FROM entries WHERE run = runs.id)", (run,)
             )
+        with suppress(OSError):
+            marker_of(self.database.path.parent, run).unlink(missing_ok=True)
 
     def runs(self) -> list[RunRecord]:
         """All runs on the ledger."""
@@ -145,7 +178,7 @@ class Ledger:
         names = COLUMNS[1:]
         marks = ", ".join("?" * len(names))
         with self.database.changing() as sql:
-            _check_open(sql, run)
+            self._check_open(run)
             query = f"INSERT INTO entries ({', '.join(names)}) VALUES ({marks})"  # noqa: S608  our own text
             added = sql.execute(query, row_of(entry)[1:])
         return replace(entry, number=int(added.lastrowid or 0))
@@ -162,10 +195,12 @@ class Ledger:
         columns = ", ".join(f"{name} = ?" for name in (*COLUMNS, "place"))
         with self.database.changing() as sql:
             stale = _in_its_place(sql, changed) if changed.sandbox_id != entry.sandbox_id else None
-            if stale is not None and stale.left > 0 and stale.state != "suspect":
+            if stale is not None and not _is_gone(stale, changed):
                 raise TakenError(f"the API gave out {changed.sandbox_id}, but {stale.test or stale.run} holds it")
             if stale is not None:
                 sql.execute("DELETE FROM entries WHERE number = ?", (stale.number,))
+                if stale.state == "releasing":
+                    _count_released(sql, stale)
             done = sql.execute(
                 f"UPDATE entries SET {columns} WHERE number = ? AND state = ? AND owner IS ?",  # noqa: S608  our own
                 (*row_of(changed), place_of(changed), entry.number, entry.state, entry.owner),
@@ -190,10 +225,7 @@ class Ledger:
                 (entry.number, entry.state, entry.owner),
             ).rowcount
             if done and released:
-                sql.execute(
-                    "UPDATE runs SET released = released + 1, seconds = seconds + ? WHERE id = ?",
-                    (entry.age, entry.run),
-                )
+                _count_released(sql, entry)
         return bool(done)
 
     # -- the line ------------------------------------------------------------------------------
@@ -218,16 +250,19 @@ class Ledger:
 
     def dry(self) -> set[Spec]:
         """The specs of which the API had none a moment ago."""
-        found = self.database.read("SELECT spec FROM dry WHERE until > ?", clock.since_boot())
+        now = clock.since_boot()  # what is further away is of another start of the machine
+        found = self.database.read("SELECT spec FROM dry WHERE until > ? AND until <= ?", now, now + LONGEST_DRY)
         return {spec_of(row["spec"]) for row in found}
 
     def run_dry(self, want: Want) -> None:
         """The API had none: wait before it is asked for that spec again, longer each time, eight seconds at most."""
         with self.database.changing() as sql:
             spec = spec_text(want.spec)
-            found = sql.execute("SELECT tries FROM dry WHERE spec = ?", (spec,)).fetchone()
-            tries = found["tries"] + 1 if found else 1
-            until = clock.since_boot() + min(2.0 ** (tries - 2), 8.0)
+            now = clock.since_boot()
+            found = sql.execute("SELECT tries, until FROM dry WHERE spec = ?", (spec,)).fetchone()
+            lately = found is not None and now - DRY_MEMORY < found["until"] <= now + LONGEST_DRY
+            tries = found["tries"] + 1 if lately else 1
+            until = now + min(2.0 ** (tries - 2), LONGEST_DRY)
             sql.execute("INSERT OR REPLACE INTO dry (spec, tries, until) VALUES (?, ?, ?)", (spec, tries, until))
 
     def forget_owner(self, owner: str) -> None:
@@ -256,16 +291,16 @@ class Ledger:
         return [(want_of(row["want"]), row["workspace"]) for row in found]
 
 
-def _check_open(sql: sqlite3.Connection, run: str) -> None:
-    found = sql.execute("SELECT * FROM runs WHERE id = ?", (run,)).fetchone()
-    if found is None or found["closed"]:
-        raise ClosedError(f"the run {run} is over: nothing more is acquired for it")
-    pending = "SELECT count(*) FROM entries WHERE run = ? AND state IN ('intent', 'lost')"
-    if (
-        found["budget"] is not None
-        and found["acquired"] + sql.execute(pending, (run,)).fetchone()[0] >= found["budget"]
-    ):
-        raise ClosedError(f"this run has acquired as many sandboxes as --klavis-max-acquires={found['budget']} allows")
+def _is_gone(stale: Entry, given: Entry) -> bool:
+    """Whether the API may give out again what is ours by an entry: its time is over, or its release was carried out."""
+    if stale.left <= 0 or stale.state == "suspect":
+        return True
+    return stale.state == "releasing" and (stale.instance is None or stale.instance != given.instance)
+
+
+def _count_released(sql: sqlite3.Connection, entry: Entry) -> None:
+    query = "UPDATE runs SET released = released + 1, seconds = seconds + ? WHERE id = ?"
+    sql.execute(query, (entry.age, entry.run))
 
 
 def _in_its_place(sql: sqlite3.Connection, entry: Entry) -> Entry | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 from pytest_klavis import clock
@@ -129,7 +130,8 @@ class Place:
         self._pause = min(POLL * (1 + ahead // self._limits.cap), FAR)
         run = None if self._limits.per_account else self._run
         entries = ledger.entries(run=run, states=LIVE)
-        return allocate(line, seq, entries, self._limits, dry=ledger.dry(), now=clock.now())
+        limits = replace(self._limits, room=ledger.room(self._run))
+        return allocate(line, seq, entries, limits, dry=ledger.dry(), now=clock.now())
 
     def _given(self, found: Entry | None, want: Want) -> Entry:
         if found is None:

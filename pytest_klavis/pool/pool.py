@@ -226,7 +226,7 @@ class Pool:
 
     def let_go(self) -> None:
         """The leases are over: what this process still holds is what an interrupt left between two steps."""
-        if self._owner is None:
+        if self._owner is None or not self._owner.is_mine():
             return
         for entry in self.ledger.entries(run=self.run, states=("held", "intent")):
             if entry.owner == self._owner.id:

@@ -133,6 +133,11 @@ def account_directory(
     return StateDir(path, top.note)
 
 
+def marker_of(account: Path, run: str) -> Path:
+    """The file that tells, without a look into the ledger, that a run is on it."""
+    return account / "runs" / run
+
+
 def existing_account(base_url: str, api_key: str, environ: Mapping[str, str] = os.environ) -> Path | None:
     """The directory of this account where there is one. Nothing is made."""
     try:

@@ -47,6 +47,8 @@ def judge(
                 _set_error(report)
                 state.failed = True
         scrub(report)
+    if session.desk is not None:
+        vars(report)["klavis_holds"] = True  # for the controller, which never has a desk of its own
     return report
 
 
@@ -210,7 +212,8 @@ def _drain(session: KlavisSession) -> None:
         use.lease.over = True
     for number, use in enumerate(waiting):
         to_come = len(waiting) - number
-        later = session.has_keeper and _unreported(session, use) is not None
+        leaves = session.settings.keep == "never" and session.has_keeper
+        later = leaves and _unreported(session, use) is not None
         if session.time_left() > 0 and not later:
             # Half of its share, so that there is time for the release.
             _save_unreported(session, use, max(session.time_left() / to_come / 2, 0.5))

@@ -92,9 +92,17 @@ def test_a_429_is_told_and_the_next_turn_is_the_pause(api: FakeApi, header: str 
     api.says(answer({}, 429, {"Retry-After": header} if header else None), answer(SANDBOX))
     pace = Told()
     began = clock.monotonic()
-    client_of(api, pace).acquire_sandbox("github")
+    client_of(api, pace).get_sandbox("github", "s-1")
     assert pace.refusals == [told]
     assert header is None or told == 1.0 or clock.monotonic() - began < told
+
+
+def test_an_acquire_that_is_turned_away_by_a_429_is_the_lines_again(api: FakeApi) -> None:
+    api.says(answer({}, 429, {"Retry-After": "7"}), answer(SANDBOX))
+    pace = Told()
+    with pytest.raises(errors.RateLimitError):
+        client_of(api, pace).acquire_sandbox("github")
+    assert pace.refusals == [7]
 
 
 def test_429s_that_name_no_pause_are_told_longer_and_longer_ones(api: FakeApi) -> None:

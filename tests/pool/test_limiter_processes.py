@@ -22,6 +22,7 @@ import pytest
 from pytest_klavis import clock
 from pytest_klavis.pool import limiter as room
 from pytest_klavis.pool.limiter import Book, Limiter, Request
+from pytest_klavis.pool.locks import locked
 
 SPAWN = multiprocessing.get_context("spawn")
 FOREVER = float("inf")
@@ -183,7 +184,7 @@ def test_a_child_that_is_forked_under_the_lock_does_not_keep_it(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "limiter"
-    with room._locked(path, 1.0):
+    with locked(path, 1.0):
         child = os.fork()
         if child == 0:  # forked child
             signal.pause()
