@@ -40,13 +40,20 @@ def end_run(session: KlavisSession, *, patience: float) -> None:
     What cannot be done is named in the summary.
     """
     try:
+        _end_run(session, patience)
+    except KeyboardInterrupt:  # it came outside of the wait, which it would have ended
+        _end_run(session, 0.0)
+
+
+def _end_run(session: KlavisSession, patience: float) -> None:
+    try:
         end = _end(session)
         if end is None:
             return
         if session.desk is not None and session.desk.pool is not None:
             session.desk.pool.let_go()
-        session.ended = True
         ended = end.wait(clock.monotonic() + patience, _Progress(session.config))
+        session.ended = True
         end.close()
     except (InfraError, OSError) as error:
         session.ended = True

@@ -34,7 +34,7 @@ OWN_FILES = "files"
 """The folder of an attempt that holds the test's own evidence."""
 DRAIN_AT_END = 300.0
 """Seconds for handing over at an orderly end of the run."""
-INTERRUPTED_END = 60.0
+INTERRUPTED_END = 20.0
 """Seconds for the same after Ctrl-C; another one ends it at once."""
 LAST_CALL = 0.3
 """Seconds for a release that comes when the time is up."""
@@ -325,11 +325,11 @@ class KlavisSession:
         fixture, wide = str(request.fixturename), request.scope != "function"
         if self._parent not in (None, os.getppid()) and self.pid == os.getpid():
             raise ClosedError("the process that began this run is gone: nothing more is acquired for it")
-        first = self.desk is None
-        desk = self.open_desk()
-        if first:  # while this one is acquired, the next one can be
-            self.ahead.wish()
         with paused(item):
+            first = self.desk is None
+            desk = self.open_desk()
+            if first:  # while this one is acquired, the next one can be
+                self.ahead.wish()
             leases = desk.acquire([order for _, order in orders])
         state = item.stash[STATE]
         uses = [Use(lease, fixture, wide, key, [state]) for (key, _), lease in zip(orders, leases, strict=True)]
