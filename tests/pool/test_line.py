@@ -187,7 +187,7 @@ def test_a_set_that_the_budget_does_not_allow_is_not_begun(ledger: Ledger) -> No
     ledger.begin("poor", budget=1)
     wants = [Want(GITHUB, 600), Want(SLACK, 600)]
     place = Place(ledger, wants, run="poor", owner="me", limits=Limits(4, per_account=False), tend=lambda: None)
-    with pytest.raises(ClosedError, match="--klavis-max-acquires=1"), place:
+    with pytest.raises(ClosedError, match="--klavis-max-acquires"), place:
         place.take(_now())
     assert (ledger.entries(), ledger.tickets()) == ([], [])
 
