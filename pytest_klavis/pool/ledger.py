@@ -295,7 +295,8 @@ def _is_gone(stale: Entry, given: Entry) -> bool:
     """Whether the API may give out again what is ours by an entry: its time is over, or its release was carried out."""
     if stale.left <= 0 or stale.state == "suspect":
         return True
-    return stale.state == "releasing" and (stale.instance is None or stale.instance != given.instance)
+    answered = given.state in ("held", "cleaning")  # else it was only found in a list, where it is until it is gone
+    return answered and stale.state == "releasing" and (stale.instance is None or stale.instance != given.instance)
 
 
 def _count_released(sql: sqlite3.Connection, entry: Entry) -> None:

@@ -7,6 +7,7 @@ and the ledger does not: that is a suspicion, as somebody else may use the accou
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -57,6 +58,7 @@ class LostAndFound:
         self._exclusive = exclusive
         self._release = let_go
         self._count = count
+        self._one_at_a_time = threading.Lock()
         self._lost_at: dict[int, float] = {}
         """When acquires were lost, by the wall clock, as far as is known here."""
 
@@ -67,6 +69,10 @@ class LostAndFound:
         then was never made, and the row goes. Before, and while the API cannot be asked, it stays `lost`, but no
         longer than what it may have made can live.
         """
+        with self._one_at_a_time:  # two that look at once could take back the same sandbox, and forget another
+            return self._reconcile(entry, deadline)
+
+    def _reconcile(self, entry: Entry, deadline: float) -> Looked:
         lost_at = self._lost_at.setdefault(entry.number, entry.since if entry.state == "lost" else clock.now())
         claimed: Entry | None = entry
         if entry.state != "lost" or entry.owner != self._me:
