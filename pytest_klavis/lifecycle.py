@@ -334,7 +334,8 @@ class Desk:
         ours = set() if any(order.spec.tags for order in orders) else {"tags"}
         self.tally.refused = sorted({*self.tally.refused, *(self.api.refused_fields - ours)})
         if self.pool is not None:
-            self.pool.learn()
+            with suppress(InfraError):  # what was acquired is worth more than what others could learn
+                self.pool.learn()
 
     def _check(self, lease: Lease) -> None:
         trouble = trouble_of(lease)
@@ -387,7 +388,8 @@ class Desk:
                 who = test or "an acquire"
                 self._locked_out.add_note(f"{who} was told so first; since then nothing more is asked for.")
                 if self.pool is not None:
-                    self.pool.refuse(self._locked_out)
+                    with suppress(InfraError):  # this process knows, at least
+                        self.pool.refuse(self._locked_out)
             error = error.__cause__
 
     def _release(self, lease: Lease, patience: float | None) -> None:

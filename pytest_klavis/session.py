@@ -143,8 +143,8 @@ class KlavisSession:
             output["klavis"] = asdict(self.tally)
             output["klavis_learned"] = self.ahead.learned
             return
-        self.ahead.remember()
         ending.end_run(self, patience=INTERRUPTED_END if interrupted else DRAIN_AT_END)
+        self.ahead.remember()
         if self.run_folder.is_dir():
             artifacts.forget_old_runs(self.settings.artifacts_dir)
 
