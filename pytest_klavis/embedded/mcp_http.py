@@ -76,7 +76,7 @@ class McpHttp:
             why = sandbox.missing.get(server, "")
             text = f"sandbox {sandbox_id} has no server {server!r}; it has {listed}"
             raise RpcError(rpc.NOT_FOUND, f"{text} ({why})" if why else text)
-        return Place(sandbox, server)
+        return Place(sandbox, server, request.headers)
 
 
 async def _posted(place: Place, request: Request, body: bytes, *, stateless: bool) -> Response:

@@ -8,7 +8,7 @@ what there is, and each result carries `resultType` and the server's name.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pytest_klavis.embedded import tools
@@ -66,6 +66,7 @@ class Place:
 
     sandbox: Sandbox
     server: str
+    headers: Mapping[str, str] = field(default_factory=dict)  # of the HTTP request
 
     @property
     def info(self) -> dict[str, str]:
@@ -206,7 +207,9 @@ async def _call(
         raise RpcError(INVALID_PARAMS, f"Unknown tool: {name} (server {place.server!r} has {', '.join(known)})")
     sandbox = place.sandbox
     try:
-        done = await sandbox.call(lambda: known[name].call(sandbox.context(place.server), arguments), started)
+        done = await sandbox.call(
+            lambda: known[name].call(sandbox.context(place.server, place.headers), arguments), started
+        )
     except CallEnded as ended:
         raise RpcError(CALL_ENDED, f"the call of {name} was ended: {ended}") from None
     except IsolationError as error:

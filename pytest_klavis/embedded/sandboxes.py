@@ -10,6 +10,7 @@ import uuid
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_klavis import rundir
@@ -20,7 +21,7 @@ from pytest_klavis.embedded.tools import ToolContext
 from pytest_klavis.embedded.uids import Uids
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from pytest_klavis.rundir import RunDir
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 LIMITS = Limits()
 SESSIONS = 1_000  # MCP sessions kept per sandbox; clients that connect per call seldom end them
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 _PATIENCE = 10.0  # seconds that an ended call may take to be gone
 
 log = logging.getLogger(__name__)
@@ -75,12 +77,12 @@ class Sandbox:
     _states: dict[str, dict[str, Any]] = field(default_factory=dict)
     _expiry: asyncio.TimerHandle | None = None
 
-    def context(self, server: str) -> ToolContext:
+    def context(self, server: str, headers: Mapping[str, str] = NO_HEADERS) -> ToolContext:
         """What a call of a tool of this server works with; none of it outlives a reset."""
         if self._files is None:
             self._files = WorkspaceFiles(self.jail.workspace, self.jail.uid, LIMITS.disk)
         state = self._states.setdefault(server, {})
-        return ToolContext(self._files, self.jail, self.isolation, self.root, LIMITS, state, self._threads)
+        return ToolContext(self._files, self.jail, self.isolation, self.root, LIMITS, state, self._threads, headers)
 
     async def call(
         self, work: Callable[[], Coroutine[Any, Any, T]], started: Callable[[asyncio.Task[T]], None] | None = None

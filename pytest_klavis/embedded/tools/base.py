@@ -39,7 +39,8 @@ class ToolContext:
     """One sandbox as one server's tools see it.
 
     `root` is the workspace as the agent sees it. `state` belongs to this sandbox and server: it lives as long as the
-    sandbox and is emptied by a reset. Whatever touches files runs in `threads`.
+    sandbox and is emptied by a reset. Whatever touches files runs in `threads`. `headers`: of
+    the HTTP request.
     """
 
     files: WorkspaceFiles
@@ -49,6 +50,7 @@ class ToolContext:
     limits: Limits
     state: dict[str, Any] = field(default_factory=dict)
     threads: Threads = field(default_factory=Threads)
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     def relative(self, text: str) -> str:
         """The path inside the workspace that the agent's `text` means. Raises ToolFailureError when it is outside."""
