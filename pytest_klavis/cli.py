@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from pytest_klavis.errors import KlavisError
+from pytest_klavis.limits import Limits, argument, spelled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_serve(commands)
     _add_leases(commands)
     _add_reap(commands)
+    _add_servers(commands)
+    _add_doctor(commands)
     options = parser.parse_args(argv)
     try:
         status: int = options.run(options)
@@ -55,11 +58,23 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument(
         "--isolation",
-        choices=["auto", "strict", "landlock", "none"],
+        choices=["auto", "strict", "landlock", "seatbelt", "none"],
         default="auto",
         help="how code in sandboxes is kept in (default: the best level that works here)",
     )
     parser.add_argument("--python", help="interpreter for code in sandboxes (default: the base interpreter)")
+    parser.add_argument(
+        "--limits",
+        type=argument,
+        default=Limits(),
+        metavar="LIMIT=VALUE,...",
+        help=f"what a command may use, such as memory=2G,processes=256,wall=5m (default: {spelled(Limits())})",
+    )
+    parser.add_argument(
+        "--install-servers",
+        action="store_true",
+        help="install upstream servers when the first sandbox needs one",
+    )
     parser.set_defaults(run=_serve)
 
 
@@ -72,11 +87,13 @@ def _port(text: str) -> int:
 
 def _serve(options: argparse.Namespace) -> int:
     from pytest_klavis.embedded.serving import Choice, serve_alone  # noqa: PLC0415 - only this command needs a server
+    from pytest_klavis.processes import environment_for_pip  # noqa: PLC0415
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     key = os.environ.pop(KEY, "") or None
-    choice = Choice(options.isolation, options.python)
+    for_pip = environment_for_pip() if options.install_servers else None
+    choice = Choice(options.isolation, options.python, options.limits, for_pip)
     return serve_alone(options.host, options.port, options.allow_host, key, choice)
 
 
@@ -164,6 +181,77 @@ def _reap(options: argparse.Namespace) -> int:
     if options.account:
         return reap_account(asked, _say, _complain, yes=options.yes)
     return reap(asked, _say, _complain)
+
+
+def _add_servers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "servers",
+        help="install the upstream servers that the embedded Klavis runs",
+        description="Say which upstream servers (excel, word, powerpoint, mail) are installed for the embedded Klavis. "
+        "They are in a virtual environment of their own, in $KLAVIS_SERVERS_DIR or a folder of this user's, with "
+        "the exact versions of a lock file. Exit status: 0 when they are installed, 1 when they are not.",
+    )
+    parser.set_defaults(run=_servers)
+    actions = parser.add_subparsers(title="commands", metavar="COMMAND")
+    make = actions.add_parser(
+        "install",
+        help="install them; nothing happens where they are",
+        description="Install the servers with pip, whose own configuration says from which index. Every file is "
+        "checked against the lock file, and nothing is built. Exit status: 0 when they are installed, 1 when that "
+        "failed, 130 after Ctrl-C. What did not come to its end leaves nothing.",
+    )
+    make.add_argument(
+        "--offline",
+        type=Path,
+        metavar="DIR",
+        help="take all packages from this folder of wheels; `servers lock` is what to fill it by",
+    )
+    make.add_argument("--force", action="store_true", help="make the environment anew where there is one")
+    make.set_defaults(run=_install_servers)
+    printed = actions.add_parser(
+        "lock",
+        help="print the lock file, for pip download",
+        description="Print the lock file. A folder for --offline, filled by the same Python and kind of machine: "
+        "pytest-klavis servers lock > servers.lock; pip download -r servers.lock --require-hashes --no-deps "
+        "--only-binary :all: -d DIR",
+    )
+    printed.set_defaults(run=_lock_of_servers)
+
+
+def _servers(_options: argparse.Namespace) -> int:
+    from pytest_klavis.commands.servers import show  # noqa: PLC0415 - only this command needs it
+
+    return show(_say)
+
+
+def _install_servers(options: argparse.Namespace) -> int:
+    from pytest_klavis.commands.servers import install  # noqa: PLC0415
+
+    return install(_say, _complain, wheels=options.offline, force=options.force)
+
+
+def _lock_of_servers(_options: argparse.Namespace) -> int:
+    from pytest_klavis.commands.servers import lock  # noqa: PLC0415
+
+    return lock(_say, _complain)
+
+
+def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "doctor",
+        help="say what works here, what is missing, and what mends it",
+        description="Look at what sandboxes need on this machine, without using the network. Exit status: 0 when all "
+        "is there that is needed by default, 1 when something of that is broken or missing.",
+    )
+    parser.add_argument("--json", action="store_true", help="a JSON list instead of lines")
+    parser.add_argument("--start", action="store_true", help="also start each upstream server, and list its tools")
+    parser.set_defaults(run=_doctor)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from pytest_klavis.commands.doctor import doctor  # noqa: PLC0415 - only this command needs an isolation
+
+    return doctor(_say, as_json=options.json, start=options.start)
 
 
 def _say(line: str) -> None:

@@ -25,7 +25,13 @@ def open_desk(settings: Settings, run_id: str, tally: Tally, *, enough: int) -> 
     `enough` is how many sandboxes of the cloud the run can use at once.
     """
     if settings.backend == "embedded":
-        endpoint, owner = start_embedded(run_id, isolation=settings.isolation, python=settings.python)
+        endpoint, owner = start_embedded(
+            run_id,
+            isolation=settings.isolation,
+            python=settings.python,
+            limits=settings.limits,
+            install_servers=settings.install_servers,
+        )
         return Desk(endpoint, client(endpoint, settings.region), owner.scratch, tally, owner=owner)
     from . import cloud  # noqa: PLC0415  sqlite and the pool are for the cloud only
     from .pool.rescue import SCRATCH  # noqa: PLC0415

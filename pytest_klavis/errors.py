@@ -62,6 +62,16 @@ class ClosedError(BackendError):
     """The run acquires no more: it is over, or has had as many sandboxes as it may."""
 
 
+class NoneLeftError(InfraError):
+    """Never leaves the package: the API had none for one of a set, so what there is of the set goes back first."""
+
+    def __init__(self, refusal: ApiError, seq: int | None) -> None:
+        super().__init__(str(refusal))
+        self.refusal = refusal
+        self.seq = seq
+        """The place in the line that the set had."""
+
+
 class ApiError(InfraError):
     """The API answered with a status that is no success.
 

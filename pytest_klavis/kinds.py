@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 from . import catalog, clock, redaction
 from .errors import NotFoundError
 from .handles import Context, LocalSandbox, RemoteSandbox, Server
-from .handles.data import ServerData
+from .handles.data import ServerData, headers_for
 
 if TYPE_CHECKING:
     from .api.client import KlavisClient
@@ -164,7 +164,7 @@ class Local:
             missing.pop(name, None)
             redaction.register_url(item.mcp_server_url)
             shown = order.given.get(name, name)
-            servers[shown] = Server(shown, item.mcp_server_url)
+            servers[shown] = Server(shown, item.mcp_server_url, headers_for(name, (order.data or {}).get(name)))
             if name in catalog.DATA_SERVERS:
                 ids = dict.fromkeys(one for one in (item.id, sandbox.id) if one)
                 holders[shown] = ServerData(api, name, tuple(ids))

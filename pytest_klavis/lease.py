@@ -30,6 +30,8 @@ class Order:
     """Seconds that a sandbox which was used before must have left."""
     patience: float = 600.0
     """Seconds that the acquire with its seeding may take."""
+    whole: bool = False
+    """"ALL" has to mean all: a server that the backend lacks is an error."""
     seed: Seed | None = None
     data: Mapping[str, Any] | None = None
     """Of a remote sandbox, in its server's shape; of a local one, by the servers' canonical names."""

@@ -20,6 +20,7 @@ from .errors import (
     BackendError,
     InfraError,
     KlavisError,
+    NoneLeftError,
     NotFoundError,
     RequestRefusedError,
     SeedError,
@@ -108,15 +109,14 @@ class Desk:
             raise copy.copy(self._locked_out)
         began = clock.monotonic()
         until = began + max(order.patience for order in orders)
-        made: list[Lease] = []
         try:
-            with self._prepared(orders) as prepared, self._sources(prepared, until) as sources:
-                for one, source in zip(prepared, sources, strict=True):
-                    made.append(self._usable(one, source, until))
+            short: NoneLeftError | None = None
+            while True:
+                try:
+                    return self._all(orders, until, short)
+                except NoneLeftError as error:
+                    short = error
         except BaseException as error:
-            patience = None if isinstance(error, Exception) else PATIENCE
-            for lease in made:
-                self.hand_over(lease, why="another one of its set could not be had", reusable=True, patience=patience)
             if isinstance(error, InfraError):
                 self.notice(error, orders[0].test)
             if isinstance(error, KlavisError):
@@ -125,7 +125,6 @@ class Desk:
         finally:
             self.tally.seconds_waited += clock.monotonic() - began
             self._tell_refused(orders)
-        return made
 
     def save(
         self, lease: Lease, directory: Path, *, about: Mapping[str, Any], extract: bool = False, patience: float = 120.0
@@ -214,6 +213,20 @@ class Desk:
 
     # -- acquiring -----------------------------------------------------------------------------
 
+    def _all(self, orders: Sequence[Order], until: float, short: NoneLeftError | None) -> list[Lease]:
+        """One lease per order, or an error and none; `short` is why it is begun again."""
+        made: list[Lease] = []
+        try:
+            with self._prepared(orders) as prepared, self._sources(prepared, until, short) as sources:
+                for one, source in zip(prepared, sources, strict=True):
+                    made.append(self._usable(one, source, until))
+        except BaseException as error:
+            patience = None if isinstance(error, Exception) else PATIENCE
+            for lease in made:
+                self.hand_over(lease, why="another one of its set could not be had", reusable=True, patience=patience)
+            raise
+        return made
+
     @contextmanager
     def _prepared(self, orders: Sequence[Order]) -> Iterator[list[Prepared]]:
         """The seeds packed, each in a folder of its own, which goes unless it has become a lease's."""
@@ -234,14 +247,16 @@ class Desk:
                     shutil.rmtree(one.context.scratch, ignore_errors=True)
 
     @contextmanager
-    def _sources(self, prepared: Sequence[Prepared], until: float) -> Iterator[list[Source]]:
+    def _sources(
+        self, prepared: Sequence[Prepared], until: float, short: NoneLeftError | None
+    ) -> Iterator[list[Source]]:
         """For each order what makes a lease of it; called again, of another sandbox."""
         if self.pool is None:
             yield [partial(self._acquire, until=until) for _ in prepared]
             return
         from .pool.checkout import checkout  # noqa: PLC0415  sqlite loads with the first sandbox of the cloud
 
-        with checkout(self.pool, [one.want() for one in prepared], until) as found:
+        with checkout(self.pool, [one.want() for one in prepared], until, short) as found:
             yield [partial(self._check_out, found=found, index=index) for index in range(len(prepared))]
 
     def _usable(self, prepared: Prepared, source: Source, until: float) -> Lease:
@@ -346,6 +361,10 @@ class Desk:
             trouble = trouble_of(lease)
         if trouble:
             raise _BrokenSandboxError(trouble)
+        missing = lease.sandbox._details.get("missing")  # noqa: SLF001
+        if missing and lease.order.whole:
+            told = "".join(f"\n  {name}: {why}" for name, why in missing.items())
+            raise UnavailableError(f"the {self.endpoint.name} backend lacks some of all servers:{told}")
         level = lease.sandbox._details.get("isolation")  # noqa: SLF001
         self.tally.isolation = level or self.tally.isolation
 
@@ -361,7 +380,7 @@ class Desk:
 
     def _give_up(self, lease: Lease, error: BaseException) -> None:
         """The way out of a failed acquire: keep what there is, release, and let the error go on."""
-        wanted = isinstance(error, Exception) and not isinstance(error, _BrokenSandboxError)
+        wanted = isinstance(error, Exception) and not isinstance(error, _BrokenSandboxError | UnavailableError)
         try:
             if lease.order.evidence is not None and wanted:
                 error.add_note(self.save(lease, lease.order.evidence, about={"error": str(error)}).text)

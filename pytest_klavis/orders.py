@@ -49,6 +49,7 @@ def order(session: KlavisSession, ask: Ask, request: pytest.FixtureRequest, item
         given=given,
         ttl=ttl,
         needs=needed(ask, ttl),
+        whole=settings.require,
         seed=None if workspace is None else resolve_seed(workspace, start=start, root=root, git=ask.git),
         data=data,
         evidence=None if settings.artifacts == "never" else session.new_folder(item, ask.key),

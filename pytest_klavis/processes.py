@@ -6,6 +6,7 @@ They get the default module path and the environment that is named for them: not
 from __future__ import annotations
 
 import os
+import re
 import select
 import subprocess
 import sys
@@ -31,6 +32,10 @@ sys.path.remove(home)
 sys.path += extra
 runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
 """
+_FOR_PIP = re.compile(
+    "PIP_.*|(?i:(https?|all|no)_proxy)|SSL_CERT_(FILE|DIR)|(REQUESTS|CURL)_CA_BUNDLE|NETRC"
+    "|KLAVIS_SERVERS_.*|HOME|XDG_.*|PATH|LANG|LC_.*"
+)
 _KEPT_ENVIRONMENT = ("PATH", "LANG", "TZ", "TMPDIR", "COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START")
 
 
@@ -91,6 +96,11 @@ def cleared_environment(keep: Iterable[str] = ()) -> Mapping[str, str]:
     """This process's environment without what is not named here, or in `keep`."""
     kept = {*_KEPT_ENVIRONMENT, *keep}
     return {key: value for key, value in os.environ.items() if key in kept or key.startswith("LC_")}
+
+
+def environment_for_pip() -> dict[str, str]:
+    """What of this process's environment says how pip reaches its index, and where servers are installed."""
+    return {key: value for key, value in os.environ.items() if _FOR_PIP.fullmatch(key)}
 
 
 def _run(command: Sequence[str], log: Path, told: bytes, tell: int, environment: Mapping[str, str]) -> int:

@@ -210,8 +210,15 @@ def _label(parts: SplitResult) -> str:
 
 
 def _ids(answer: Any) -> Iterator[str]:
+    """Yield what names sandboxes, servers and users: mail is full of its users' addresses and names."""
     if isinstance(answer, dict):
         yield from (answer[key] for key in _IDS if isinstance(answer.get(key), str))
+        auth = answer.get("auth_data")
+        users = auth.get("users") if isinstance(auth, dict) else None
+        for address, user in users.items() if isinstance(users, dict) else ():
+            yield address
+            if isinstance(user, dict) and isinstance(user.get("name"), str):
+                yield user["name"]
         for inner in answer.values():
             yield from _ids(inner)
     elif isinstance(answer, list):

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from .arguments import seconds, ttl_seconds
+from .limits import Limits, parse, spelled
 
 WIDE_TTL = 86_400
 """What scopes wider than function ask for: the API cannot renew a sandbox."""
@@ -62,7 +63,9 @@ class Settings:
     exclusive_account: bool
     require: bool
     isolation: str
+    limits: Limits
     python: str | None
+    install_servers: bool
     blackbox_url: str = field(repr=False)
     sources: Mapping[str, str] = field(repr=False)
     api_key: str | None = field(default=None, repr=False)
@@ -133,7 +136,7 @@ DEFAULT_BASE_URL = "https://api.klavis.ai"
 BLACKBOX_URL = "https://agent.blackbox.ai/api/v1"
 WHEN = ("never", "on-failure", "always")
 BACKENDS = ("auto", "cloud", "embedded")
-LEVELS = ("auto", "strict", "landlock", "none")
+LEVELS = ("auto", "strict", "landlock", "seatbelt", "none")
 OPTIONS = (
     Option(
         "backend",
@@ -159,7 +162,15 @@ OPTIONS = (
     Option("exclusive-account", "off", _switch, "nobody else uses the account: release what is found there", "on|off"),
     Option("require", "", _switch, "a server that the backend lacks is an error (on with CI) or a skip", "on|off"),
     Option("isolation", "auto", _choice(*LEVELS), "how agent code is confined when embedded", "|".join(LEVELS)),
+    Option(
+        "limits",
+        "",
+        parse,
+        f"what a command may use, such as memory=2G,processes=256,wall=5m (default: {spelled(Limits())})",
+        "LIMIT=VALUE,...",
+    ),
     Option("python", "", _optional, "interpreter for agent code; a virtual environment adds its packages", "PATH"),
+    Option("install-servers", "off", _switch, "install upstream servers when the first test needs one", "on|off"),
     Option("blackbox-url", BLACKBOX_URL, _url, "address of the Blackbox Agent API, for blackbox_workspace", "URL"),
 )
 

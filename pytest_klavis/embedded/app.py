@@ -13,6 +13,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.routing import Route
 
+from pytest_klavis.embedded.mail.office import SERVER as MAIL
+from pytest_klavis.embedded.mail.rest import MailRest
 from pytest_klavis.embedded.mcp_http import McpHttp
 from pytest_klavis.embedded.rest import Rest
 from pytest_klavis.embedded.signing import Signer
@@ -21,7 +23,7 @@ from pytest_klavis.embedded.web import Refusal, reply
 from pytest_klavis.errors import InfraError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from starlette.responses import Response
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     Handler = Callable[[Request], Awaitable[Response]]
 
 log = logging.getLogger(__name__)
+_MCP_METHODS = ["GET", "POST", "DELETE"]
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -47,36 +50,37 @@ def build(sandboxes: Sandboxes, doors: Doors) -> ASGIApp:
     storage = Storage(sandboxes, Signer())
     rest = Rest(sandboxes, storage)
 
-    def keyed(path: str, handler: Handler, *methods: str) -> Route:
+    def keyed(path: str, **handlers: Handler) -> Route:
         async def checked(request: Request) -> Response:
             _check_key(request, doors.key)
-            return await handler(request)
+            return await handlers[request.method](request)
 
-        return Route(path, checked, methods=list(methods))
+        return _route(path, checked, handlers)
 
     remote, local = "/sandbox/{server_name}/{sandbox_id}", "/local-sandbox/{local_sandbox_id}"
+    mail = f"/local-sandbox/{MAIL}/{{sandbox_id}}"
     mcp = McpHttp(sandboxes).endpoint
-    verbs = ["GET", "POST", "DELETE"]
     routes = [
-        keyed("/sandbox", rest.list_remote, "GET"),
-        keyed("/sandbox/{server_name}", rest.acquire_remote, "POST"),
-        keyed(remote, rest.no_remote, "GET", "DELETE"),
-        keyed(f"{remote}/reset", rest.no_remote, "POST"),
-        keyed(f"{remote}/initialize", rest.no_remote, "POST"),
-        keyed(f"{remote}/dump", rest.no_remote, "GET"),
-        keyed("/local-sandbox", rest.acquire, "POST"),
-        keyed("/local-sandbox", rest.list, "GET"),
-        keyed(local, rest.get, "GET"),
-        keyed(local, rest.release, "DELETE"),
-        keyed(f"{local}/reset", rest.reset, "POST"),
-        keyed(f"{local}/upload-url", rest.upload_url, "POST"),
-        keyed(f"{local}/initialize", rest.initialize, "POST"),
-        keyed(f"{local}/dump", rest.dump, "GET"),
-        keyed(f"{local}/run", rest.run, "POST"),
-        Route("/storage/{sandbox_id}/uploads/{name}", storage.put, methods=["PUT"]),
-        Route("/storage/{sandbox_id}/dumps/{name}", storage.get, methods=["GET"]),
-        Route("/{server}/mcp", mcp, methods=verbs),
-        Route("/{server}/mcp/", mcp, methods=verbs),
+        keyed("/sandbox", GET=rest.list_remote),
+        keyed("/sandbox/{server_name}", POST=rest.acquire_remote),
+        keyed(remote, GET=rest.no_remote, DELETE=rest.no_remote),
+        keyed(f"{remote}/reset", POST=rest.no_remote),
+        keyed(f"{remote}/initialize", POST=rest.no_remote),
+        keyed(f"{remote}/dump", GET=rest.no_remote),
+        keyed("/local-sandbox", POST=rest.acquire, GET=rest.list),
+        keyed(local, GET=rest.get, DELETE=rest.release),
+        keyed(f"{local}/reset", POST=rest.reset),
+        keyed(f"{local}/upload-url", POST=rest.upload_url),
+        keyed(f"{local}/initialize", POST=rest.initialize),
+        keyed(f"{local}/dump", GET=rest.dump),
+        keyed(f"{local}/run", POST=rest.run),
+        keyed(f"{mail}/initialize", POST=MailRest(sandboxes).initialize),
+        keyed(f"{mail}/dump", GET=MailRest(sandboxes).dump),
+        _route("/storage/{sandbox_id}/uploads/{name}", storage.put, ["PUT"]),
+        _route("/storage/{sandbox_id}/dumps/{name}", storage.get, ["GET"]),
+        _route("/openapi.json", _openapi, ["GET"]),
+        Route("/{server}/mcp", mcp, methods=_MCP_METHODS),
+        Route("/{server}/mcp/", mcp, methods=_MCP_METHODS),
     ]
     app = Starlette(
         routes=routes,
@@ -90,6 +94,20 @@ def build(sandboxes: Sandboxes, doors: Doors) -> ASGIApp:
     )
     app.router.redirect_slashes = False
     return Guard(app, doors.hosts)
+
+
+def _route(path: str, handler: Handler, methods: Iterable[str]) -> Route:
+    """All methods of a path in one route, so that a 405 names them all; HEAD only where it is said."""
+    route = Route(path, handler, methods=list(methods))
+    assert route.methods is not None
+    route.methods.intersection_update(methods)
+    return route
+
+
+async def _openapi(_: Request) -> Response:
+    from pytest_klavis.embedded import openapi  # noqa: PLC0415 - seldom asked for
+
+    return reply(openapi.document())
 
 
 def _check_key(request: Request, key: str) -> None:

@@ -9,18 +9,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_klavis import catalog
-from pytest_klavis.embedded import tools
-from pytest_klavis.embedded.web import Refusal, invalid, refuse_invalid
+from pytest_klavis.embedded import bridge, tools
+from pytest_klavis.embedded.web import Refusal, invalid, parse, refuse_invalid
 from pytest_klavis.rundir import OWNER_HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+SERVERS: tuple[str, ...] = (*tools.SERVERS, *bridge.SERVERS)
+"""What this backend has, where the machine allows it."""
 TTL_RANGE = range(60, 86_401)  # seconds
 DEFAULT_TTL = 7_200
 REGIONS = ("us", "asia")
 MAX_TIMEOUT = 3_600.0  # seconds of one run
-_OWNER = re.compile(r"[A-Za-z0-9._-]{1,100}")
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+OWNER = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def acquire_order(body: Mapping[str, Any]) -> AcquireOrder:
     ttl = body.get("ttl_seconds")
     if ttl is None:
         ttl = DEFAULT_TTL
-    elif not isinstance(ttl, int) or isinstance(ttl, bool):
+    elif isinstance(ttl, bool) or not (isinstance(ttl, int) or (isinstance(ttl, float) and ttl.is_integer())):
         problems.add("ttl_seconds", "Input should be a valid integer (seconds) or null", "int_type", ttl)
     elif ttl not in TTL_RANGE:
         low, high = TTL_RANGE[0], TTL_RANGE[-1]
@@ -75,14 +78,14 @@ def acquire_order(body: Mapping[str, Any]) -> AcquireOrder:
         problems.add("test_account_email", "Input should be a valid string or null", "string_type", account)
     problems.refuse()
     everything = body.get("server_names") == "ALL"
-    return AcquireOrder(tuple(dict.fromkeys(servers)), everything, missing, benchmark, ttl)
+    return AcquireOrder(tuple(dict.fromkeys(servers)), everything, missing, benchmark, int(ttl))
 
 
 def _servers(body: Mapping[str, Any], problems: _Problems) -> tuple[list[str], dict[str, str]]:
     names = body.get("server_names")
     if names == "ALL":
-        absent = [name for name in catalog.LOCAL_SERVERS if name not in tools.SERVERS]
-        return list(tools.SERVERS), {name: _absent(name) for name in absent}
+        absent = [name for name in catalog.LOCAL_SERVERS if name not in SERVERS]
+        return list(SERVERS), {name: _absent(name) for name in absent}
     if "server_names" not in body:
         problems.add("server_names", "Field required", "missing")
     elif not isinstance(names, list):
@@ -91,7 +94,7 @@ def _servers(body: Mapping[str, Any], problems: _Problems) -> tuple[list[str], d
         problems.add("server_names", f"Input should name at least one of {_listed()}, or be 'ALL'", "too_short", names)
     else:
         for position, name in enumerate(names):
-            if name not in tools.SERVERS:
+            if name not in SERVERS:
                 problems.add(("server_names", position), _absent(name), "enum", name)
         return names, {}
     return [], {}
@@ -111,7 +114,7 @@ def _absent(name: Any) -> str:
 
 
 def _listed() -> str:
-    return ", ".join(f"'{name}'" for name in tools.SERVERS)
+    return ", ".join(f"'{name}'" for name in SERVERS)
 
 
 def _benchmark(given: Any, problems: _Problems) -> str | None:
@@ -143,11 +146,23 @@ def check_region(query: Mapping[str, str]) -> None:
         refuse_invalid(invalid(["query", "region"], "Input should be 'us' or 'asia'", "enum", region))
 
 
+def check_tags(query: Mapping[str, str]) -> None:
+    """`tags`, by which remote sandboxes are listed, is a JSON object as a string. Raises Refusal 422."""
+    tags = query.get("tags")
+    try:
+        meant = {} if not tags else parse(tags)
+    except ValueError:
+        meant = None
+    if not isinstance(meant, dict):
+        text = "Input should be a JSON object as a string"
+        refuse_invalid(invalid(["query", "tags"], text, "json_invalid", tags))
+
+
 def owner_of(headers: Mapping[str, str]) -> str | None:
     """The process that sends the request, None without the header. Raises Refusal 422."""
     owner = headers.get(OWNER_HEADER)
-    if owner is not None and not _OWNER.fullmatch(owner):
-        refuse_invalid(invalid(["header", OWNER_HEADER], f"Input should match {_OWNER.pattern}", "pattern", owner))
+    if owner is not None and not OWNER.fullmatch(owner):
+        refuse_invalid(invalid(["header", OWNER_HEADER], f"Input should match {OWNER.pattern}", "pattern", owner))
     return owner
 
 
@@ -157,14 +172,16 @@ def run_order(body: Mapping[str, Any]) -> RunOrder:
     argv = body.get("argv")
     if not isinstance(argv, list) or not argv or not all(_is_word(word) for word in argv):
         problems.add("argv", "Input should be a list of at least one string, without NUL characters", "list_type")
-    cwd = body.get("cwd") or "."
+    cwd = body.get("cwd")
+    cwd = "." if cwd is None or cwd == "" else cwd
     if not _is_word(cwd) or cwd.startswith("/") or ".." in cwd.split("/"):
         problems.add("cwd", "Input should be a path relative to the workspace, without '..'", "value_error", cwd)
-    env = body.get("env") or {}
+    env = {} if body.get("env") is None else body["env"]
     if not isinstance(env, dict) or not all(
-        _is_word(name) and _is_word(value) and name and "=" not in name for name, value in env.items()
+        VARIABLE.fullmatch(name) and _is_word(value) for name, value in env.items()
     ):
-        problems.add("env", "Input should map names to strings, without '=' in a name or NUL characters", "dict_type")
+        text = f"Input should map names that match {VARIABLE.pattern} to strings, without NUL characters"
+        problems.add("env", text, "dict_type")
     timeout = body.get("timeout")
     if timeout is not None and not _is_seconds(timeout):
         problems.add("timeout", f"Input should be seconds, above 0 and up to {MAX_TIMEOUT:.0f}", "value_error", timeout)

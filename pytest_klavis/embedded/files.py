@@ -30,6 +30,7 @@ __all__ = [
     "ClosedError",
     "DiskFullError",
     "Entry",
+    "ForeignPathError",
     "NotAFileError",
     "TooLargeError",
     "WorkspaceFiles",
@@ -42,6 +43,10 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FRESH = 1.0  # seconds for which a measured disk usage counts
 _RENAME_NOREPLACE = 1
+
+
+class ForeignPathError(AccessDeniedError):
+    """A path in the form of another system."""
 
 
 class ClosedError(OSError):
@@ -76,7 +81,7 @@ def agent_path(text: str, roots: Sequence[str]) -> str:
     Raises AccessDeniedError for a path that is, by its name alone, outside.
     """
     if text[1:2] == ":" and text[:1].isalpha() and (len(text) == 2 or text[2] in "\\/"):
-        raise AccessDeniedError(f"Access denied - Windows-style path received on a POSIX host: {text}")
+        raise ForeignPathError(f"Access denied - Windows-style path received on a POSIX host: {text}")
     whole = posixpath.normpath(f"/{text}" if text.startswith("/") else f"{roots[0]}/{text}")
     whole = f"/{whole.lstrip('/')}"  # POSIX keeps two leading slashes
     if _usable(text):

@@ -159,6 +159,8 @@ def _end_session(place: Place, request: Request) -> Response:
         text = "Session not found" if session_id else "the Mcp-Session-Id header says which session to end"
         return reply(RpcError(rpc.NOT_FOUND, text).body(None), 404 if session_id else 400)
     del place.sandbox.sessions[session_id]
+    for request_id in session.calls:
+        _give_up(place.sandbox, session, request_id, "its session was ended")
     return Response(status_code=200)
 
 
@@ -223,7 +225,11 @@ async def _message(place: Place, session: Session | None, message: Any) -> dict[
             return None
         result = await _tracked(session, request_id, lambda started: rpc.answer(place, method, params, started))
     except RpcError as error:
-        return error.body(request_id)
+        given_up = session is not None and request_id in session.unwanted
+        return None if given_up else error.body(request_id)
+    finally:
+        if session is not None and request_id is not None:
+            session.unwanted.discard(request_id)
     return {"jsonrpc": "2.0", "id": request_id, "result": result}
 
 
@@ -249,9 +255,14 @@ def _notified(sandbox: Sandbox, session: Session | None, method: str, params: Ma
     if method != "notifications/cancelled" or session is None:
         return
     cancelled = params.get("requestId")
-    task = session.calls.get(cancelled) if isinstance(cancelled, str | int) else None
-    if task is not None:
-        sandbox.end_call(task, "its client cancelled it")
+    if isinstance(cancelled, str | int) and cancelled in session.calls:
+        _give_up(sandbox, session, cancelled, "its client cancelled it")
+
+
+def _give_up(sandbox: Sandbox, session: Session, request_id: str | int, reason: str) -> None:
+    """End a call whose answer is not waited for; the protocol wants none sent then."""
+    session.unwanted.add(request_id)
+    sandbox.end_call(session.calls[request_id], reason)
 
 
 # --- stateless era

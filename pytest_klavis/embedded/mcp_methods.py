@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from pytest_klavis.embedded import tools
+from pytest_klavis.embedded import bridge, tools
 from pytest_klavis.embedded.isolation import IsolationError
+from pytest_klavis.embedded.mail.office import MailError
 from pytest_klavis.embedded.sandboxes import CallEnded
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Coroutine, Iterable, Mapping
 
     from pytest_klavis.embedded.sandboxes import Sandbox
     from pytest_klavis.embedded.tools import Tool
 
+T = TypeVar("T")
 SESSION_VERSIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
 STATELESS_VERSIONS = ("2026-07-28",)
 BATCH_VERSIONS = ("2024-11-05", "2025-03-26")
@@ -37,6 +39,7 @@ HEADER_MISMATCH = -32020
 UNSUPPORTED_VERSION = -32022
 CALL_ENDED = -32010
 NO_ISOLATION = -32011
+NO_MAIL = -32012
 
 _TOOLS_ARE_GOOD_FOR = 3_600_000  # ms; they do not change while a sandbox lives
 _META = "io.modelcontextprotocol/"
@@ -96,7 +99,7 @@ async def answer(
     if method == "ping":
         return {}
     if method == "tools/list":
-        return {"tools": _tool_list(place, params)}
+        return {"tools": await _tool_list(place, params)}
     if method == "tools/call":
         return await _call(place, params, started)
     if method == "initialize":
@@ -128,9 +131,11 @@ async def answer_stateless(
             **cacheable,
         }
     elif method == "tools/list":
-        result = {"tools": _tool_list(place, params), **cacheable}
+        result = {"tools": await _tool_list(place, params), **cacheable}
+    elif method == "tools/call":
+        result = await _call(place, params, started)
     else:
-        result = await answer(place, method, params, started)
+        raise RpcError(METHOD_NOT_FOUND, f"Method not found: {method}")
     return {**result, "resultType": "complete", "_meta": {f"{_META}serverInfo": place.info}}
 
 
@@ -165,7 +170,7 @@ def check_stateless_version(version: Any) -> None:
         raise RpcError(
             UNSUPPORTED_VERSION,
             f"Unsupported protocol version: {version!r}",
-            {"supported": [*SESSION_VERSIONS, *STATELESS_VERSIONS], "requested": version},
+            {"supported": [*STATELESS_VERSIONS], "requested": version},
         )
 
 
@@ -173,9 +178,11 @@ def _tools(place: Place) -> Mapping[str, Tool]:
     return tools.tools(place.server, place.sandbox.benchmark)
 
 
-def _tool_list(place: Place, params: Mapping[str, Any]) -> list[dict[str, Any]]:
+async def _tool_list(place: Place, params: Mapping[str, Any]) -> list[dict[str, Any]]:
     if params.get("cursor") is not None:
         raise RpcError(INVALID_PARAMS, "Invalid cursor: the list has one page")
+    if place.server in bridge.SERVERS:
+        return await _of_sandbox(place, "tools/list", lambda: place.sandbox.children.list(place.server))
     return [_listed(tool) for tool in _tools(place).values()]
 
 
@@ -202,22 +209,56 @@ async def _call(
         arguments = {}
     if not isinstance(arguments, dict):
         raise RpcError(INVALID_PARAMS, "Invalid params: arguments must be an object")
+    if place.server in bridge.SERVERS:
+        return await _bridged_call(place, name, arguments, started)
     known = _tools(place)
-    if name not in known:
-        raise RpcError(INVALID_PARAMS, f"Unknown tool: {name} (server {place.server!r} has {', '.join(known)})")
+    _check_name(place, name, known)
     sandbox = place.sandbox
-    try:
-        done = await sandbox.call(
-            lambda: known[name].call(sandbox.context(place.server, place.headers), arguments), started
-        )
-    except CallEnded as ended:
-        raise RpcError(CALL_ENDED, f"the call of {name} was ended: {ended}") from None
-    except IsolationError as error:
-        raise RpcError(NO_ISOLATION, f"{name} could not be run: {error}") from error
-    except Exception as error:
-        log.exception("tool %s of %s failed", name, place.server)
-        raise RpcError(INTERNAL_ERROR, f"Internal error in tool {name}; the server's log has the traceback") from error
+    done = await _of_sandbox(
+        place, name, lambda: known[name].call(sandbox.context(place.server, place.headers), arguments), started
+    )
     result: dict[str, Any] = {"content": done.content, "isError": done.is_error}
     if done.structured is not None:
         result["structuredContent"] = done.structured
     return result
+
+
+async def _bridged_call(
+    place: Place, name: str, arguments: dict[str, Any], started: Callable[[asyncio.Task[Any]], None] | None
+) -> dict[str, Any]:
+    children = place.sandbox.children
+
+    async def work() -> dict[str, Any]:
+        _check_name(place, name, [tool["name"] for tool in await children.list(place.server)])
+        return await children.call(place.server, name, arguments)
+
+    return await _of_sandbox(place, name, work, started)
+
+
+def _check_name(place: Place, name: str, known: Iterable[str]) -> None:
+    if name not in known:
+        raise RpcError(INVALID_PARAMS, f"Unknown tool: {name} (server {place.server!r} has {', '.join(known)})")
+
+
+async def _of_sandbox(
+    place: Place,
+    what: str,
+    work: Callable[[], Coroutine[Any, Any, T]],
+    started: Callable[[asyncio.Task[Any]], None] | None = None,
+) -> T:
+    """Run it as a call of the sandbox. `what` names it in errors. Raises RpcError."""
+    try:
+        return await place.sandbox.call(work, started)
+    except CallEnded as ended:
+        raise RpcError(CALL_ENDED, f"the call of {what} was ended: {ended}") from None
+    except IsolationError as error:
+        raise RpcError(NO_ISOLATION, f"{what} could not be run: {error}") from error
+    except MailError as error:
+        raise RpcError(NO_MAIL, f"{what} could not be run: {error}") from error
+    except bridge.RefusedError as refused:
+        raise RpcError(refused.code, refused.message, refused.data) from None
+    except RpcError:
+        raise
+    except Exception as error:
+        log.exception("%s of %s failed", what, place.server)
+        raise RpcError(INTERNAL_ERROR, f"Internal error in {what}; the server's log has the traceback") from error

@@ -7,17 +7,19 @@ import io
 import math
 import secrets
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pytest_klavis.embedded import fields, tools
+from pytest_klavis.embedded import fields
 from pytest_klavis.embedded.isolation import BadCommandError, IsolationError
-from pytest_klavis.embedded.sandboxes import LIMITS, CallEnded
+from pytest_klavis.embedded.mail.office import SERVER as MAIL
+from pytest_klavis.embedded.mail.office import MailError
+from pytest_klavis.embedded.sandboxes import CallEnded
+from pytest_klavis.embedded.side.first_use import BeingInstalledError
 from pytest_klavis.embedded.web import (
     RUN_LIMIT,
     Refusal,
     encode_aside,
     invalid,
-    parse,
     read_object,
     refuse_invalid,
     reply,
@@ -28,12 +30,21 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
+    from pytest_klavis.embedded.bodies import (
+        AcquireLocalSandboxResponse,
+        InitializeSandboxResponse,
+        ListLocalSandboxesResponse,
+        ListSandboxesResponse,
+        LocalSandboxInfo,
+        LocalSandboxServerItem,
+        ReleaseMessage,
+        RunResponse,
+        Served,
+    )
     from pytest_klavis.embedded.isolation import Completed
     from pytest_klavis.embedded.sandboxes import Sandbox, Sandboxes
     from pytest_klavis.embedded.storage import Storage
 
-# What the cloud takes: a seed that works here works there.
-_SEED_LIMITS = archive.Limits(total=LIMITS.disk, formats=("tar.gz",))
 _NO_REMOTE = "the embedded backend has no remote sandboxes yet"
 
 
@@ -51,13 +62,9 @@ class Rest:
         raise AssertionError("unreachable")
 
     async def list_remote(self, request: Request) -> Response:
-        tags = request.query_params.get("tags")
-        try:
-            parse(tags or "{}")
-        except ValueError:
-            text = "Input should be a JSON object as a string"
-            refuse_invalid(invalid(["query", "tags"], text, "json_invalid", tags))
-        return reply({"sandboxes": [], "total_count": 0})
+        fields.check_tags(request.query_params)
+        none: ListSandboxesResponse = {"sandboxes": [], "total_count": 0}
+        return reply(none)
 
     async def no_remote(self, request: Request) -> Response:
         server, sandbox_id = request.path_params["server_name"], request.path_params["sandbox_id"]
@@ -69,22 +76,35 @@ class Rest:
         order = fields.acquire_order(await read_object(request))
         owner = fields.owner_of(request.headers)
         servers, missing = list(order.servers), dict(order.missing)
-        isolation = self._sandboxes.isolation
-        if isolation.level == "unavailable":
-            unsafe = [name for name in servers if name in tools.NEEDS_ISOLATION]
-            if unsafe and not order.everything:
-                raise Refusal(409, f"{', '.join(unsafe)} cannot be served: {isolation.reason}")
-            servers = [name for name in servers if name not in unsafe]
-            missing |= dict.fromkeys(unsafe, isolation.reason)
-        sandbox = self._sandboxes.acquire(servers, missing, order.benchmark, owner, order.ttl)
-        answer = _described(sandbox, base_url(request))
-        del answer["created_at"]
-        return reply({**answer, "message": "Local sandbox acquired"}, 201)
+        try:
+            absent = await self._sandboxes.absent(servers)
+        except BeingInstalledError as error:
+            raise Refusal(503, str(error), {"Retry-After": "1"}) from None
+        if absent and not order.everything:
+            whys = {why: [name for name in absent if absent[name] == why] for why in absent.values()}
+            raise Refusal(409, "; ".join(f"{', '.join(these)} cannot be served: {why}" for why, these in whys.items()))
+        servers = [name for name in servers if name not in absent]
+        sandbox = self._sandboxes.acquire(servers, missing | absent, order.benchmark, owner, order.ttl)
+        try:
+            await self._sandboxes.open_mail(sandbox)
+        except MailError as error:
+            raise Refusal(409, f"{MAIL} cannot be served: {error}") from error
+        if not order.everything:
+            sandbox.children.ahead(servers)
+        answer: AcquireLocalSandboxResponse = {
+            "local_sandbox_id": sandbox.id,
+            "status": "occupied",
+            "benchmark": sandbox.benchmark,
+            "servers": _servers(sandbox, base_url(request)),
+            "message": "Local sandbox acquired",
+        }
+        return reply(answer, 201)
 
     async def list(self, request: Request) -> Response:
         base = base_url(request)
         found = [_described(sandbox, base) for sandbox in self._sandboxes]
-        return reply({"local_sandboxes": found, "total_count": len(found)})
+        answer: ListLocalSandboxesResponse = {"local_sandboxes": found, "total_count": len(found)}
+        return reply(answer)
 
     async def get(self, request: Request) -> Response:
         return reply(_described(self._find(request), base_url(request)))
@@ -92,15 +112,16 @@ class Rest:
     async def release(self, request: Request) -> Response:
         sandbox = self._find(request)
         self._sandboxes.release(sandbox)
-        return reply(
-            {
-                "message": f"Local sandbox release started for {sandbox.id}: "
-                "it will be released asynchronously in background."
-            }
-        )
+        text = f"Local sandbox release started for {sandbox.id}: it will be released asynchronously in background."
+        answer: ReleaseMessage = {"message": text}
+        return reply(answer)
 
     async def reset(self, request: Request) -> Response:
-        await self._sandboxes.reset(self._find(request))
+        sandbox = self._find(request)
+        try:
+            await self._sandboxes.reset(sandbox)
+        except MailError as error:
+            raise Refusal(409, f"the sandbox could not be reset: {error}") from error
         return reply({})
 
     async def upload_url(self, request: Request) -> Response:
@@ -120,7 +141,7 @@ class Rest:
                 archive.extract,
                 sandbox.upload,
                 sandbox.jail.workspace,
-                limits=_SEED_LIMITS,
+                limits=_seed_limits(sandbox),
                 owner=sandbox.jail.uid,
                 merge=True,
             )
@@ -129,7 +150,8 @@ class Rest:
         if done.skipped:
             listed = "; ".join(f"{names.printable(path)} ({why})" for path, why in done.skipped[:10])
             message += f"; left out {len(done.skipped)}: {listed}"
-        return reply({"sandbox_id": sandbox.id, "status": "occupied", "message": message})
+        answer: InitializeSandboxResponse = {"sandbox_id": sandbox.id, "status": "occupied", "message": message}
+        return reply(answer)
 
     async def dump(self, request: Request) -> Response:
         sandbox = self._find(request)
@@ -153,10 +175,10 @@ class Rest:
         except CallEnded as ended:
             raise Refusal(404 if sandbox.gone else 409, str(ended)) from None
         except BadCommandError as error:
-            raise Refusal(422, str(error)) from error
+            refuse_invalid(invalid(["body"], str(error), "value_error"))
         except IsolationError as error:
             raise Refusal(409, f"the command could not be run: {error}") from error
-        answer = {
+        answer: RunResponse = {
             "exit_code": done.exit_code,
             "stdout": done.stdout.decode(errors="replace"),
             "stderr": done.stderr.decode(errors="replace"),
@@ -173,52 +195,64 @@ class Rest:
         return sandbox
 
 
+def _seed_limits(sandbox: Sandbox) -> archive.Limits:
+    """What the cloud takes: a seed that works here works there."""
+    return archive.Limits(total=sandbox.limits.disk, formats=("tar.gz",))
+
+
 def base_url(request: Request) -> str:
     """This server as the client reached it; the Host header was checked before."""
     return f"http://{request.headers['host']}"
 
 
-def _described(sandbox: Sandbox, base: str) -> dict[str, Any]:
-    """LocalSandboxInfo of the API reference."""
-    metadata = {"root": sandbox.root, "isolation": sandbox.isolation.level, "backend": "embedded"}
-    common = {"benchmark": sandbox.benchmark, "updated_at": sandbox.updated_at}
-    servers: list[dict[str, Any]] = [
+def _described(sandbox: Sandbox, base: str) -> LocalSandboxInfo:
+    return {
+        "local_sandbox_id": sandbox.id,
+        "created_at": sandbox.created_at,
+        "status": "occupied",
+        "benchmark": sandbox.benchmark,
+        "servers": _servers(sandbox, base),
+    }
+
+
+def _servers(sandbox: Sandbox, base: str) -> list[LocalSandboxServerItem]:
+    metadata: Served = {"root": sandbox.root, "isolation": sandbox.isolation.level, "backend": "embedded"}
+    servers: list[LocalSandboxServerItem] = [
         {
             "server_name": name,
             "id": server_id,
             "mcp_server_url": f"{base}/{name}/mcp/?local_sandbox_id={sandbox.id}",
             "status": "occupied",
-            **common,
+            "benchmark": sandbox.benchmark,
+            "updated_at": sandbox.updated_at,
             "metadata": metadata,
         }
         for name, server_id in sandbox.servers.items()
     ]
+    for item in servers:
+        if sandbox.mail is not None and item["server_name"] == MAIL:
+            item["auth_data"] = sandbox.mail.auth_data()
     servers += [
         {
             "server_name": name,
             "id": f"{sandbox.id}-{name}",
             "mcp_server_url": None,
             "status": "error",
-            **common,
+            "benchmark": sandbox.benchmark,
+            "updated_at": sandbox.updated_at,
             "metadata": {"backend": "embedded", "reason": reason},
         }
         for name, reason in sandbox.missing.items()
     ]
-    return {
-        "local_sandbox_id": sandbox.id,
-        "created_at": sandbox.created_at,
-        "status": "occupied",
-        "benchmark": sandbox.benchmark,
-        "servers": servers,
-    }
+    return servers
 
 
 async def run_command(sandbox: Sandbox, order: fields.RunOrder) -> Completed:
     """Run a command in the sandbox. Its `files` lie over the workspace meanwhile, and nothing else runs then."""
-    limits = LIMITS
+    limits = sandbox.limits
     if order.timeout is not None:
-        cpu_seconds = max(LIMITS.cpu_seconds, math.ceil(order.timeout))
-        limits = replace(LIMITS, wall_seconds=order.timeout, cpu_seconds=cpu_seconds)
+        cpu_seconds = max(limits.cpu_seconds, math.ceil(order.timeout))
+        limits = replace(limits, wall_seconds=order.timeout, cpu_seconds=cpu_seconds)
     env = {
         # Neither the agent's modules beside the script nor byte code that it left are what the command imports.
         "PYTHONSAFEPATH": "1",
@@ -238,15 +272,16 @@ async def run_command(sandbox: Sandbox, order: fields.RunOrder) -> Completed:
     async with sandbox.gate:
         if sandbox.calls:
             await asyncio.wait(list(sandbox.calls))  # each is bounded by its limits, and a release ends it
-        overlay = archive.laid_over(
-            io.BytesIO(order.files),
-            sandbox.jail.workspace,
-            at=order.cwd,
-            owner=sandbox.jail.uid,
-            limits=_SEED_LIMITS,
-        )
-        await asyncio.to_thread(overlay.__enter__)
-        try:
-            return await sandbox.outcome(sandbox.start(work()))
-        finally:
-            await asyncio.to_thread(overlay.__exit__, None, None, None)
+        async with sandbox.children.frozen():
+            overlay = archive.laid_over(
+                io.BytesIO(order.files),
+                sandbox.jail.workspace,
+                at=order.cwd,
+                owner=sandbox.jail.uid,
+                limits=_seed_limits(sandbox),
+            )
+            await asyncio.to_thread(overlay.__enter__)
+            try:
+                return await sandbox.outcome(sandbox.start(work()))
+            finally:
+                await asyncio.to_thread(overlay.__exit__, None, None, None)

@@ -14,20 +14,24 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_klavis import rundir
+from pytest_klavis.embedded import bridge, tools
 from pytest_klavis.embedded.files import WorkspaceFiles
 from pytest_klavis.embedded.isolation import Isolation, Jail, Limits
+from pytest_klavis.embedded.mail.office import SERVER as MAIL
+from pytest_klavis.embedded.mail.office import Mail, Office
+from pytest_klavis.embedded.side.first_use import FirstUse
 from pytest_klavis.embedded.threads import Threads
 from pytest_klavis.embedded.tools import ToolContext
 from pytest_klavis.embedded.uids import Uids
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from pytest_klavis.embedded.bridge import Children
     from pytest_klavis.rundir import RunDir
 
 T = TypeVar("T")
-LIMITS = Limits()
 SESSIONS = 1_000  # MCP sessions kept per sandbox; clients that connect per call seldom end them
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 _PATIENCE = 10.0  # seconds that an ended call may take to be gone
@@ -41,11 +45,15 @@ class CallEnded(Exception):  # noqa: N818 - what happened to the call, not an ac
 
 @dataclass
 class Session:
-    """One MCP client's session: the version it settled on and its running calls. No state of tools is in it."""
+    """One MCP client's session: the version it settled on and its running calls. No state of tools is in it.
+
+    `unwanted` are ids of running calls whose answer the client gave up.
+    """
 
     server: str
     version: str
     calls: dict[str | int, asyncio.Task[Any]] = field(default_factory=dict)
+    unwanted: set[str | int] = field(default_factory=set)
 
 
 @dataclass(eq=False)
@@ -62,10 +70,13 @@ class Sandbox:
     jail: Jail
     root: str  # the workspace as the agent sees it
     isolation: Isolation
+    limits: Limits
     created_at: str
     updated_at: str
+    children: Children
     kept: bool = False
     gone: bool = False
+    mail: Mail | None = None
     upload: Path | None = None
     dumps: OrderedDict[str, Path] = field(default_factory=OrderedDict)
     sessions: OrderedDict[str, Session] = field(default_factory=OrderedDict)
@@ -80,9 +91,10 @@ class Sandbox:
     def context(self, server: str, headers: Mapping[str, str] = NO_HEADERS) -> ToolContext:
         """What a call of a tool of this server works with; none of it outlives a reset."""
         if self._files is None:
-            self._files = WorkspaceFiles(self.jail.workspace, self.jail.uid, LIMITS.disk)
+            self._files = WorkspaceFiles(self.jail.workspace, self.jail.uid, self.limits.disk)
         state = self._states.setdefault(server, {})
-        return ToolContext(self._files, self.jail, self.isolation, self.root, LIMITS, state, self._threads, headers)
+        of_sandbox = (self._files, self.jail, self.isolation, self.root, self.limits)
+        return ToolContext(*of_sandbox, state, self._threads, headers, self.mail)
 
     async def call(
         self, work: Callable[[], Coroutine[Any, Any, T]], started: Callable[[asyncio.Task[T]], None] | None = None
@@ -143,9 +155,10 @@ class Sandbox:
             if late:
                 log.error("sandbox %s: %d ended calls are still running after %.0f s", self.id, len(late), _PATIENCE)
 
-    def forget(self) -> None:
-        """Drop what tools remember."""
+    async def forget(self) -> None:
+        """Drop what tools remember, and end the processes that remember something."""
         self._states.clear()
+        await self.children.end()
 
     def touch(self) -> None:
         self.updated_at = now()
@@ -162,10 +175,16 @@ class Sandbox:
 class Sandboxes:
     """All live sandboxes by id, below the run's directory."""
 
-    def __init__(self, run: RunDir, isolation: Isolation) -> None:
+    def __init__(
+        self, run: RunDir, isolation: Isolation, limits: Limits | None = None, side: FirstUse | None = None
+    ) -> None:
         self.isolation = isolation
+        self.limits = limits or Limits()
+        self.side = side or FirstUse()
         self._run = run
+        self._bridged = bridge.Environment(isolation, self.side, run.interpreter)
         self._uids = Uids()
+        self._office = Office(self._uids, self.side)
         self._live: dict[str, Sandbox] = {}
         self._removals: set[asyncio.Task[None]] = set()
         for folder in (run.workspaces, run.archives):
@@ -181,6 +200,20 @@ class Sandboxes:
 
     def find(self, sandbox_id: str | None) -> Sandbox | None:
         return self._live.get(sandbox_id or "")
+
+    async def absent(self, servers: Iterable[str]) -> dict[str, str]:
+        """Which of the servers cannot be served on this machine, each with the reason. Raises BeingInstalledError."""
+        asked = list(servers)
+        absent: dict[str, str] = {}
+        if self.isolation.level == "unavailable":
+            unsafe = (*tools.NEEDS_ISOLATION, *bridge.SERVERS)
+            absent = {name: self.isolation.reason for name in asked if name in unsafe}
+        bridged = [name for name in asked if name in bridge.SERVERS and name not in absent]
+        if bridged and (why := await self._bridged.absence()) is not None:
+            absent |= dict.fromkeys(bridged, why)
+        if MAIL in asked and (why := await self._office.absence()) is not None:
+            absent[MAIL] = why
+        return absent
 
     def acquire(
         self, servers: Sequence[str], missing: dict[str, str], benchmark: str | None, owner: str | None, ttl: float
@@ -199,6 +232,7 @@ class Sandboxes:
             self._uids.give_back(jail.uid)
             raise
         made = now()
+        seat = bridge.Seat(jail, self.isolation, self.limits, self.isolation.root(jail))
         sandbox = Sandbox(
             id=sandbox_id,
             servers={name: str(uuid.uuid4()) for name in servers},
@@ -208,14 +242,26 @@ class Sandboxes:
             home=home,
             archives=archives,
             jail=jail,
-            root=self.isolation.root(jail),
+            root=seat.root,
             isolation=self.isolation,
+            limits=self.limits,
             created_at=made,
             updated_at=made,
+            children=bridge.Children(self._bridged, seat, benchmark),
         )
         self._live[sandbox_id] = sandbox
         sandbox.expire(ttl, lambda: self.release(sandbox, f"its time to live of {ttl:.0f} s was over"))
         return sandbox
+
+    async def open_mail(self, sandbox: Sandbox) -> None:
+        """Give a new sandbox that has the mail server its mail. Raises MailError; the sandbox is released then."""
+        if MAIL not in sandbox.servers:
+            return
+        try:
+            sandbox.mail = await self._office.open(sandbox.id)
+        except BaseException:
+            self.release(sandbox, "it could not have its mail")
+            raise
 
     def release(self, sandbox: Sandbox, reason: str = "released") -> None:
         """From now on it is not found; its calls end and its files go in the background."""
@@ -231,7 +277,9 @@ class Sandboxes:
 
     async def _remove(self, sandbox: Sandbox) -> None:
         async with sandbox.alone(f"sandbox {sandbox.id} was released"):
-            sandbox.forget()
+            await sandbox.forget()
+            if sandbox.mail is not None:
+                await sandbox.mail.close()
             await asyncio.to_thread(rundir.remove_tree, sandbox.archives)
             await asyncio.to_thread(rundir.remove_tree, sandbox.home)
         self._uids.give_back(sandbox.jail.uid)
@@ -244,8 +292,10 @@ class Sandboxes:
     async def reset(self, sandbox: Sandbox) -> None:
         """Empty the workspace, the scratch and the memory of its tools. Running calls are ended."""
         async with sandbox.alone(f"sandbox {sandbox.id} was reset"):
+            await sandbox.forget()
+            if sandbox.mail is not None:
+                await sandbox.mail.renew()
             await asyncio.to_thread(_empty, sandbox)
-            sandbox.forget()
             sandbox.upload = None
             sandbox.dumps.clear()
             sandbox.touch()
@@ -259,9 +309,12 @@ class Sandboxes:
         """Release everything and wait for it."""
         for sandbox in self:
             self.release(sandbox, "the server ends")
+        await self.side.close()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(patience):
                 await self.settle()
+        self._bridged.close()
+        await self._office.end()
 
 
 def now() -> str:

@@ -11,17 +11,19 @@ import os
 import secrets
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_klavis import rundir
 from pytest_klavis.embedded import isolation
+from pytest_klavis.embedded.side.first_use import FirstUse
 from pytest_klavis.errors import BackendError
+from pytest_klavis.limits import Limits
 from pytest_klavis.rundir import RunDir, sweep_dead_runs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from pytest_klavis.embedded.isolation import Isolation
     from pytest_klavis.embedded.owners import Owners
@@ -35,10 +37,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Choice:
-    """How code in sandboxes is kept in: the level asked for, and the interpreter it gets."""
+    """How code in sandboxes is kept in: the level asked for, the interpreter it gets, and what it may use."""
 
     level: str
     python: str | None
+    limits: Limits = field(default_factory=Limits)
+    install_servers: Mapping[str, str] | None = field(default=None, repr=False)
+    """The environment for pip, where upstream servers may be installed on first use."""
 
 
 def serve_run(run: RunDir, choice: Choice, ready: int | None) -> int:
@@ -104,7 +109,7 @@ async def _serve_run(run: RunDir, choice: Choice, ready: int | None) -> None:
     chosen = await _isolation(run, choice)
     from pytest_klavis.embedded import app, owners, sandboxes, web_server  # noqa: PLC0415 - loaded by now
 
-    boxes = sandboxes.Sandboxes(run, chosen)
+    boxes = sandboxes.Sandboxes(run, chosen, choice.limits, FirstUse(choice.install_servers))
     users = owners.Owners(run.owners, boxes)
     sock, url = web_server.listen("127.0.0.1", 0)
     key = secrets.token_urlsafe(32)
@@ -167,7 +172,7 @@ async def _serve_alone(
     chosen = await _isolation(run, choice)
     from pytest_klavis.embedded import app, sandboxes, web_server  # noqa: PLC0415 - loaded by now
 
-    boxes = sandboxes.Sandboxes(run, chosen)
+    boxes = sandboxes.Sandboxes(run, chosen, choice.limits, FirstUse(choice.install_servers))
     sock, url = web_server.listen(*address)
     own = [] if address[0] in web_server.WILDCARDS else [address[0]]
     made = key or secrets.token_urlsafe(32)

@@ -17,13 +17,12 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
+    from pytest_klavis.embedded.bodies import DumpUrlResponse, UploadUrlResponse
     from pytest_klavis.embedded.sandboxes import Sandbox, Sandboxes
 
 UPLOAD_LIMIT = 2 << 30  # bytes of an archive
 DUMPS = 3  # kept per sandbox; an older URL leads nowhere
 _BLOCK = 1 << 20
-
-Answer = dict[str, str | int]
 
 
 class Storage:
@@ -33,11 +32,11 @@ class Storage:
         self._sandboxes = sandboxes
         self._signer = signer
 
-    def upload_url(self, base: str, sandbox: Sandbox) -> Answer:
+    def upload_url(self, base: str, sandbox: Sandbox) -> UploadUrlResponse:
         path = f"/storage/{sandbox.id}/uploads/{secrets.token_hex(8)}"
         return {"upload_url": f"{base}{path}?{self._signer.query('PUT', path)}", "expires_in_minutes": MINUTES}
 
-    def download_url(self, base: str, sandbox: Sandbox, archive: Path) -> Answer:
+    def download_url(self, base: str, sandbox: Sandbox, archive: Path) -> DumpUrlResponse:
         """The URL of a dump that was just written to `archive`."""
         name = secrets.token_hex(8)
         sandbox.dumps[name] = archive

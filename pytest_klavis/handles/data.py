@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pytest_klavis import redaction
 from pytest_klavis.errors import NotFoundError, TransportError
 
 if TYPE_CHECKING:
@@ -21,6 +24,23 @@ def state_of(answer: Mapping[str, Any], who: str) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise TransportError(f"the dump of {who} holds no object 'data', but {', '.join(answer) or 'nothing'}")
     return state
+
+
+def headers_for(server: str, data: Any) -> dict[str, str]:
+    """What an agent must send along to be the first user of a mail server's data, where that gives it a `password`.
+
+    Klavis takes the credentials from `x-email-config`: base64 of a JSON object with email, password and name.
+    """
+    users = data.get("users") if server == "poste_email_toolathlon" and isinstance(data, Mapping) else None
+    if not isinstance(users, Mapping) or not users:
+        return {}
+    email, user = next(iter(users.items()))
+    password = user.get("password") if isinstance(user, Mapping) else None
+    if not isinstance(password, str) or not password:
+        return {}
+    redaction.register(password, "<password of the mail>")
+    config = {"email": str(email), "password": password, "name": str(user.get("name") or "")}
+    return {"x-email-config": base64.b64encode(json.dumps(config).encode()).decode()}
 
 
 class ServerData:

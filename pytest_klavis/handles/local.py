@@ -48,6 +48,11 @@ class LocalSandbox(Sandbox):
         """The workspace as the agent sees it: a path to put into prompts."""
         return str(self._details.get("root") or "/data")
 
+    @property
+    def missing(self) -> Mapping[str, str]:
+        """What "ALL" was asked for and the backend does not have: name -> why. `servers` has the others."""
+        return MappingProxyType(dict(self._details.get("missing") or {}))
+
     @guarded
     def initialize(self, data: Mapping[str, Any], *, server: str | None = None) -> None:
         """Put `data` into a server that holds some beside the workspace, in the server's own shape.

@@ -25,6 +25,7 @@ __tracebackhide__ = True  # pytest shows an error of this module at the line of 
 
 PROTOCOL = "2025-11-25"
 _MAX_PAGES = 1_000
+_BROKEN = (-32011, -32012)  # the embedded server has no isolation for the tool, or has lost the mail
 
 
 @dataclass(frozen=True)
@@ -100,12 +101,15 @@ class McpClient:
         """Call one tool.
 
         An unknown tool or arguments that it refuses are a result with `is_error`, whether the
-        server says so in a result or as a JSON-RPC error: both are the caller's to read.
+        server says so in a result or as a JSON-RPC error: both are the caller's to read. What the embedded
+        server says of itself, that it cannot run any tool, is a TransportError.
         """
         with self._call(f"tools/call of {name!r}"):
             answer = self._request("tools/call", {"name": name, "arguments": dict(arguments or {})})
             if "error" in answer:
                 text = encodable(_error_text(answer["error"]))
+                if isinstance(answer["error"], dict) and answer["error"].get("code") in _BROKEN:
+                    raise errors.TransportError(f"{self.label}: {self._channel.clean(text)}")
                 return ToolResult(text=text, is_error=True, content=({"type": "text", "text": text},))
             result = self._result("tools/call", answer)
             content = tuple(self._items(result, "content"))

@@ -7,7 +7,7 @@ those behind may have what nobody before them wants.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from pytest_klavis import clock
 from pytest_klavis.errors import BackendError, ClosedError
@@ -75,6 +75,24 @@ class _Books:
     """How many there are too many: another run may have more, and a client of a test's own stands in no line."""
     leaving: int
     """Places that come free without anybody's doing."""
+    dry: set[Spec] = field(default_factory=set)
+    """What is not asked for now."""
+    scarce: Collection[Spec] = ()
+    """What is asked for by one at a time."""
+
+
+def _books(scope: Sequence[Entry], limits: Limits, now: float) -> _Books:
+    free = limits.cap - len(scope)
+    if limits.room is not None:
+        free = min(free, limits.room)
+    return _Books(
+        idle=[one for one in scope if one.state == "idle"],
+        coming=[one for one in scope if _comes(one, now)],
+        back=[one for one in scope if one.state == "dirty" and one.resettable and now - one.since < COMING],
+        free=max(free, 0),
+        short=max(-free, 0),
+        leaving=sum(now - one.since < COMING and _leaves(one) for one in scope),
+    )
 
 
 def allocate(
@@ -84,12 +102,14 @@ def allocate(
     limits: Limits,
     *,
     dry: Collection[Spec],
+    scarce: Collection[Spec] = (),
     now: float,
 ) -> Grant:
     """What the ticket `seq` may have, as everybody before it in the line comes first.
 
-    `dry` are the specs of which the API had none a moment ago, `now` is by the wall clock. Raises StandstillError where
-    waiting cannot help, BackendError where it wants more than there may ever be.
+    `dry` are the specs of which the API had none a moment ago: nobody asks for them; the `scarce` ones, of which it had
+    none lately, are asked for by one at a time. `now` is by the wall clock. Raises StandstillError where waiting cannot
+    help, BackendError where it wants more than there may ever be.
     """
     mine = next(one for one in line if one.seq == seq)
     if not mine.wants:
@@ -104,27 +124,22 @@ def allocate(
         )
     line = [one for one in line if one.wants and (limits.per_account or one.run == mine.run)]
     _check_room(mine, scope, limits)
-    free = limits.cap - len(scope)
-    if limits.room is not None:
-        free = min(free, limits.room)
-    books = _Books(
-        idle=[one for one in scope if one.state == "idle"],
-        coming=[one for one in scope if _comes(one, now)],
-        back=[one for one in scope if one.state == "dirty" and one.resettable and now - one.since < COMING],
-        free=max(free, 0),
-        short=max(-free, 0),
-        leaving=sum(now - one.since < COMING and _leaves(one) for one in scope),
-    )
-    served = {one.seq: _serve(one, books, dry) for one in line if one.seq <= seq}
+    books = _books(scope, limits, now)
+    books.scarce = scarce
+    books.dry = {*dry, *(one.spec for one in scope if one.state == "intent" and one.spec in scarce)}
+    evictable = not books.leaving and line[0].seq == seq
+    served = {one.seq: _serve(one, books) for one in line if one.seq <= seq}
     grant = served[seq].grant
     if limits.room == 0 and not grant.ready:  # room would bring nothing
-        return Grant(False, recycle=grant.recycle)
-    if grant.ready or not (grant.evict or served[seq].lacking):
+        grant = replace(grant, evict=())
+    elif evictable and not grant.acts and served[seq].refused.intersection(dry):  # it may be ours that fill the account
+        grant = replace(grant, evict=_unused(books, line[1:])[:1])
+    if grant.ready or limits.room == 0 or not (grant.evict or served[seq].lacking):
         return grant
     _refuse_impossible(mine, scope, limits)
     if grant.acts:
         return grant
-    served |= {one.seq: _serve(one, books, dry) for one in line if one.seq > seq}
+    served |= {one.seq: _serve(one, books) for one in line if one.seq > seq}
     if any(one.grant.acts or not one.lacking for one in served.values()) or not _stands_still(
         mine, scope, line, limits
     ):
@@ -143,35 +158,43 @@ class _Served:
     grant: Grant
     lacking: int
     """Places that it needs, and that somebody has to free."""
+    refused: frozenset[Spec] = frozenset()
+    """What it needs, and is not asked for."""
 
 
-def _serve(ticket: Ticket, books: _Books, dry: Collection[Spec]) -> _Served:
+def _serve(ticket: Ticket, books: _Books) -> _Served:
     """Take what the ticket can use out of the books, and say whether that is all of it."""
     given: list[Entry | None] = []
     lacking: list[Want] = []
     recycled: list[Entry] = []
+    asks: set[Spec] = set()
+    refused: set[Spec] = set()
     waits = False
     for want in ticket.wants:
         found = _best(want, ticket, books.idle)
         if found is not None:
             books.idle.remove(found)
             given.append(found)
-        elif _awaited(want, ticket, books.coming) or want.spec in dry:
+        elif _awaited(want, ticket, books.coming):
             waits = True
-        elif books.free > 0:
+        elif books.free > 0 and want.spec not in books.dry:
             books.free -= 1
+            asks.add(want.spec)
             given.append(None)
         elif _awaited(want, ticket, books.back):
             waits = True
         elif other := next((one for one in books.idle if one.resettable and _will_serve(one, want, ticket)), None):
             books.idle.remove(other)
             recycled.append(other)
+        elif want.spec in books.dry:
+            refused.add(want.spec)
         else:
             lacking.append(want)
-    if not (lacking or waits or recycled):
+    books.dry |= asks.intersection(books.scarce)
+    if not (lacking or waits or recycled or refused):
         return _Served(Grant(True, tuple(given)), 0)
     missing, out = _make_room(len(lacking), books)
-    return _Served(Grant(False, evict=tuple(out), recycle=tuple(recycled)), missing)
+    return _Served(Grant(False, evict=tuple(out), recycle=tuple(recycled)), missing, frozenset(refused))
 
 
 def _make_room(lacking: int, books: _Books) -> tuple[int, list[Entry]]:
@@ -183,10 +206,22 @@ def _make_room(lacking: int, books: _Books) -> tuple[int, list[Entry]]:
         return needed, []
     books.leaving = max(books.leaving - lacking - books.short, 0)
     books.short = 0
-    out = sorted(books.idle, key=lambda one: (one.left > 0, one.since))[:needed]
+    out = _least_used(books.idle)[:needed]
     for one in out:
         books.idle.remove(one)
     return needed - len(out), out
+
+
+def _least_used(idle: Sequence[Entry]) -> list[Entry]:
+    return sorted(idle, key=lambda one: (one.left > 0, one.since))
+
+
+def _unused(books: _Books, behind: Sequence[Ticket]) -> tuple[Entry, ...]:
+    """The idle ones that bring nobody on who is behind in the line, the least recently used first."""
+    left = _least_used(books.idle)
+    grants = [_serve(one, books).grant for one in behind]
+    used = [one for grant in grants for one in (*grant.given, *grant.evict, *grant.recycle)]
+    return tuple(one for one in left if one not in used)
 
 
 def _awaited(want: Want, ticket: Ticket, entries: list[Entry]) -> bool:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_klavis import catalog, clock
-from pytest_klavis.errors import ApiError, NotFoundError
+from pytest_klavis.errors import ApiError, NoneLeftError, NotFoundError
 from pytest_klavis.interrupts import held
 from pytest_klavis.kinds import KINDS, Acquire
 
@@ -50,7 +50,10 @@ class Checkout:
         """For each want what it was given, while nobody took it."""
 
     def take(self, index: int) -> Taken:
-        """A sandbox for a want; asked again, another one."""
+        """A sandbox for a want; asked again, another one.
+
+        Raises NoneLeftError where the API has none for one of a set: others may wait for the rest of it.
+        """
         want = self._wants[index]
         while True:
             entry = self._granted[index] or self._place.another(want, self._until)
@@ -65,6 +68,8 @@ class Checkout:
                     raise
                 self._place.none_left(want, error)
                 self._granted[index] = None
+                if len(self._wants) > 1:
+                    raise NoneLeftError(error, self._place.seq) from None
             else:
                 self._granted[index] = None
                 return Taken(made, answer, used=False)
@@ -96,9 +101,12 @@ def _has_none(error: ApiError, want: Want) -> bool:
 
 
 @contextmanager
-def checkout(pool: Pool, wants: Sequence[Want], until: float) -> Iterator[Checkout]:
-    """Sandboxes for all of `wants`, or an error and none; see `Place.take` for the errors."""
-    with pool.place(wants) as place:
+def checkout(pool: Pool, wants: Sequence[Want], until: float, short: NoneLeftError | None = None) -> Iterator[Checkout]:
+    """Sandboxes for all of `wants`, or an error and none; see `Place.take` and `Checkout.take` for the errors.
+
+    `short` is what the same wants met before: they have their place in the line again.
+    """
+    with pool.place(wants, short) as place:
         found = Checkout(pool, place, wants, until)
         try:
             yield found

@@ -226,6 +226,8 @@ class Ledger:
             ).rowcount
             if done and released:
                 _count_released(sql, entry)
+                now = clock.since_boot()  # that one is gone is a reason to ask again
+                sql.execute("UPDATE dry SET until = ? WHERE until BETWEEN ? AND ?", (now, now, now + LONGEST_DRY))
         return bool(done)
 
     # -- the line ------------------------------------------------------------------------------
@@ -253,6 +255,12 @@ class Ledger:
         now = clock.since_boot()  # what is further away is of another start of the machine
         found = self.database.read("SELECT spec FROM dry WHERE until > ? AND until <= ?", now, now + LONGEST_DRY)
         return {spec_of(row["spec"]) for row in found}
+
+    def scarce(self) -> set[Spec]:
+        """The specs of which the API had none lately, and has given none since."""
+        now = clock.since_boot()
+        query = "SELECT spec FROM dry WHERE until > ? AND until <= ?"
+        return {spec_of(row["spec"]) for row in self.database.read(query, now - LONGEST_DRY, now + LONGEST_DRY)}
 
     def run_dry(self, want: Want) -> None:
         """The API had none: wait before it is asked for that spec again, longer each time, eight seconds at most."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 from pytest_klavis import clock
-from pytest_klavis.errors import ApiError, BackendError, ClosedError, KlavisError
+from pytest_klavis.errors import ApiError, BackendError, ClosedError, KlavisError, NoneLeftError
 
 from .allocation import Grant, Limits, allocate, holders
 from .entries import LIVE, Entry, Want
@@ -37,6 +37,7 @@ class Place:
         owner: str,
         limits: Limits,
         tend: Callable[[], None],
+        short: NoneLeftError | None = None,
     ) -> None:
         self._ledger = ledger
         self._wants = tuple(wants)
@@ -45,18 +46,18 @@ class Place:
         self._limits = limits
         self._tend = tend
         """Does what has to be done so that the line moves, where there is no keeper to do it."""
-        self._seq: int | None = None
+        self.seq = short.seq if short is not None else None
         self._stands = False
         self._pause = POLL
-        self.trouble: ApiError | None = None
+        self.trouble: ApiError | None = short.refusal if short is not None else None
         """What the API said when it had none."""
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        if self._stands and self._seq is not None:
-            self._ledger.leave(self._seq)
+        if self._stands and self.seq is not None:
+            self._ledger.leave(self.seq)
 
     def take(self, until: float) -> list[Entry]:
         """An entry for each want: `held`, clean, or `intent`, to be acquired by the caller.
@@ -93,7 +94,7 @@ class Place:
         with ledger.database.changing():
             if not self._stands:
                 cap = self._limits.cap if self._limits.per_account else None
-                self._seq = ledger.queue(self._run, self._owner, self._wants, seq=self._seq, cap=cap)
+                self.seq = ledger.queue(self._run, self._owner, self._wants, seq=self.seq, cap=cap)
             try:
                 grant = self._grant()
             except BackendError as refused:  # who gives up makes way for the others in the same step
@@ -105,7 +106,7 @@ class Place:
             found = [self._given(one, want) for one, want in zip(grant.given, self._wants, strict=False)]
             stands = not (grant.ready or error)
             if not stands:
-                ledger.leave(self._seq or 0)
+                ledger.leave(self.seq or 0)
         self._stands = stands
         if error is not None:
             raise error
@@ -121,7 +122,7 @@ class Place:
         return grant.acts
 
     def _grant(self) -> Grant:
-        ledger, seq = self._ledger, self._seq
+        ledger, seq = self._ledger, self.seq
         assert seq is not None  # noqa: S101  it stands
         line = ledger.tickets()
         if all(one.seq != seq for one in line):  # taken for dead
@@ -131,7 +132,7 @@ class Place:
         run = None if self._limits.per_account else self._run
         entries = ledger.entries(run=run, states=LIVE)
         limits = replace(self._limits, room=ledger.room(self._run))
-        return allocate(line, seq, entries, limits, dry=ledger.dry(), now=clock.now())
+        return allocate(line, seq, entries, limits, dry=ledger.dry(), scarce=ledger.scarce(), now=clock.now())
 
     def _given(self, found: Entry | None, want: Want) -> Entry:
         if found is None:

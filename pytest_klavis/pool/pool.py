@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from pytest_klavis import clock
-from pytest_klavis.errors import AuthError, BackendError, ClosedError, RateLimitError
+from pytest_klavis.errors import AuthError, BackendError, ClosedError, NoneLeftError, RateLimitError
 from pytest_klavis.kinds import id_of, instance_of
 
 from . import refusal
@@ -81,11 +81,11 @@ class Pool:
     # -- checkout ------------------------------------------------------------------------------
 
     @contextmanager
-    def place(self, wants: Sequence[Want]) -> Iterator[Place]:
-        """A place in the line for all of `wants`."""
+    def place(self, wants: Sequence[Want], short: NoneLeftError | None = None) -> Iterator[Place]:
+        """A place in the line for all of `wants`; the one that they had when they came `short`."""
         self.with_keeper()
         limits = Limits(self.config.cap, self.config.per_account)
-        place = Place(self.ledger, wants, run=self.run, owner=self.owner, limits=limits, tend=self.tend)
+        place = Place(self.ledger, wants, run=self.run, owner=self.owner, limits=limits, tend=self.tend, short=short)
         with place:
             yield place
 

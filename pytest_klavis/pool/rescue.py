@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,6 +91,9 @@ def remove_scratch(entry: Entry, others: Iterable[Entry]) -> None:
     path = Path(name)
     if _is_ours(path):
         rundir.remove_tree(path)
+        if path.parent.name.startswith(SCRATCH):
+            with suppress(OSError):  # it still holds something of another lease
+                path.parent.rmdir()
     elif os.path.lexists(path):
         log.warning("%s is left: it is no folder of ours", path)
 

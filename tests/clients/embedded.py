@@ -9,7 +9,7 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import httpx
 
@@ -73,11 +73,11 @@ def _ready(process: subprocess.Popen[str]) -> str:
 
 
 @contextmanager
-def local_sandbox(api: httpx.Client, names: Sequence[str]) -> Iterator[Box]:
-    answer = api.post("/local-sandbox", json={"server_names": list(names)})
+def local_sandbox(api: httpx.Client, names: Sequence[str] | Literal["ALL"]) -> Iterator[Box]:
+    answer = api.post("/local-sandbox", json={"server_names": names if names == "ALL" else list(names)})
     assert answer.status_code in (200, 201), answer.text
     body = answer.json()
-    servers = {one["server_name"]: Server(one["mcp_server_url"]) for one in body["servers"]}
+    servers = {one["server_name"]: Server(one["mcp_server_url"]) for one in body["servers"] if one["mcp_server_url"]}
     metadata = body["servers"][0]["metadata"]
     box = Box(body["local_sandbox_id"], servers, metadata["root"], metadata["isolation"], api)
     try:

@@ -1,10 +1,7 @@
-"""The embedded servers, spoken to by the official `mcp` package: whichever line is installed, in each of its modes."""
+"""The embedded servers, spoken to by the clients that are installed: `mcp` of either line and `fastmcp`, each mode."""
 
 from __future__ import annotations
 
-import gc
-import importlib
-from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -12,73 +9,19 @@ import anyio
 import pytest
 
 from pytest_klavis.mcp.client import McpClient
-from pytest_klavis.mcp.connect import connect
+
+from .modes import failed, opened, said
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
-
     from .embedded import Box
 
-mcp: Any = pytest.importorskip("mcp", reason="needs the mcp package, either line")
-transport: Any = importlib.import_module("mcp.client.streamable_http")
-
-MODES = ["session", "connect"]
-if hasattr(transport, "streamablehttp_client"):
-    MODES += ["deprecated"]  # the 1.x spelling that most agents still use
-if hasattr(mcp, "Client"):
-    MODES += ["auto", "legacy", "2026-07-28"]  # the 2.x client, in both eras of the protocol
+pytest.importorskip("mcp", reason="needs the mcp package, either line")
 
 pytestmark = [
     pytest.mark.anyio,
     pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning"),  # see tests/mcp/test_connect.py
     pytest.mark.filterwarnings("ignore:Use `streamable_http_client`:DeprecationWarning"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _garbage_stays_here() -> Iterator[None]:
-    yield
-    gc.collect()
-
-
-@pytest.fixture(params=["asyncio", "trio"])
-def anyio_backend(request: pytest.FixtureRequest) -> str:
-    if request.param == "trio":
-        pytest.importorskip("trio", reason="trio is not installed")
-    return str(request.param)
-
-
-@pytest.fixture(params=MODES)
-def mode(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@asynccontextmanager
-async def opened(mode: str, url: str) -> AsyncIterator[Any]:
-    """A client in one of the modes: something with `list_tools()` and `call_tool(name, arguments)`."""
-    if mode == "connect":
-        async with connect(url) as session:
-            yield session
-    elif mode in ("session", "deprecated"):
-        client = transport.streamable_http_client if mode == "session" else transport.streamablehttp_client
-        async with client(url) as streams, mcp.ClientSession(streams[0], streams[1]) as session:
-            await session.initialize()
-            yield session
-    else:
-        async with mcp.Client(url, mode=mode) as high_level:
-            yield high_level
-
-
-def failed(result: Any) -> bool:
-    return bool(result.is_error if hasattr(result, "is_error") else result.isError)
-
-
-async def said(client: Any, tool: str, arguments: dict[str, Any]) -> str:
-    with anyio.fail_after(60):
-        result = await client.call_tool(tool, arguments)
-    text = "\n".join(block.text for block in result.content)
-    assert not failed(result), text
-    return text
 
 
 async def test_the_tools_are_those_that_our_own_client_lists(box: Box, mode: str) -> None:

@@ -50,9 +50,10 @@ class Cloud(Knobs):
         return sum(bool(re.fullmatch(pattern, one)) for one in self.requests)
 
     def held(self) -> list[str]:
-        """The ids of the local sandboxes that are not released, as the server behind tells."""
+        """The ids of our local sandboxes that are not released, as the server behind tells, which may have others."""
         asked = Asked("GET", "/local-sandbox", b"", {"Authorization": f"Bearer {KEY}"})
-        return [one["local_sandbox_id"] for one in self.behind.forward(asked).content["local_sandboxes"]]
+        found = [one["local_sandbox_id"] for one in self.behind.forward(asked).content["local_sandboxes"]]
+        return [number for number in found if number in self.machines.data]
 
     def expire(self, number: str) -> None:
         """The time of a sandbox is over: it is gone, and the id of a remote one idle again."""

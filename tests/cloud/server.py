@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from . import control
-from .behind import Embedded, standalone
+from .behind import Embedded
 from .cloud import Cloud
 from .dialects import NEWER, Dialect
 from .faults import send
@@ -36,13 +36,19 @@ class Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def faulty_cloud(dialect: Dialect = NEWER) -> Iterator[Cloud]:
-    """A cloud that works, until faults are planted; what is in its local sandboxes is real."""
-    with standalone() as direct:
-        server = Server()
-        server.cloud = Cloud(server.url, direct, Embedded(direct), dialect)
-        with _running(server):
+def faulty_cloud(direct: str, dialect: Dialect = NEWER) -> Iterator[Cloud]:
+    """A cloud that works, until faults are planted; what is in its local sandboxes is real.
+
+    They are those of the standalone server at `direct`, where none is left of them at the end.
+    """
+    server = Server()
+    server.cloud = Cloud(server.url, direct, Embedded(direct), dialect)
+    with _running(server):
+        try:
             yield server.cloud
+        finally:
+            for number in server.cloud.held():
+                server.cloud.machines.expire(number)
 
 
 @contextmanager

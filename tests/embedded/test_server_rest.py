@@ -71,8 +71,8 @@ def test_all_lists_what_this_backend_has_not(user: User) -> None:
     served = {item["server_name"] for item in everything["servers"] if item["status"] == "occupied"}
     missing = {item["server_name"]: item for item in everything["servers"] if item["status"] == "error"}
     assert "filesystem" in served
-    assert missing["excel"]["mcp_server_url"] is None
-    assert "'excel'" in missing["excel"]["metadata"]["reason"]
+    assert missing["arxiv"]["mcp_server_url"] is None
+    assert "'arxiv'" in missing["arxiv"]["metadata"]["reason"]
     assert found["local_sandbox_id"] != everything["local_sandbox_id"]
 
 
@@ -83,7 +83,7 @@ def test_all_lists_what_this_backend_has_not(user: User) -> None:
         ({"server_names": "filesystem"}, ["body", "server_names"], "list of server names or 'ALL'"),
         ({"server_names": []}, ["body", "server_names"], "at least one of 'filesystem'"),
         ({"server_names": ["filesystm"]}, ["body", "server_names", 0], "did you mean 'filesystem'?"),
-        ({"server_names": ["git", "excel"]}, ["body", "server_names", 1], "no server 'excel' yet; it has 'filesystem'"),
+        ({"server_names": ["git", "arxiv"]}, ["body", "server_names", 1], "no server 'arxiv' yet; it has 'filesystem'"),
         ({"server_names": ["github"]}, ["body", "server_names", 0], "'github' is a remote server"),
         ({"server_names": [7]}, ["body", "server_names", 0], "no server 7"),
         ({"server_names": ["git"], "benchmark": "Toolathon"}, ["body", "benchmark"], "'MCP_Atlas' or 'Toolathlon'"),
@@ -91,6 +91,7 @@ def test_all_lists_what_this_backend_has_not(user: User) -> None:
         ({"server_names": ["git"], "ttl_seconds": 59}, ["body", "ttl_seconds"], "from 60 to 86400 seconds"),
         ({"server_names": ["git"], "ttl_seconds": 86401}, ["body", "ttl_seconds"], "from 60 to 86400 seconds"),
         ({"server_names": ["git"], "ttl_seconds": True}, ["body", "ttl_seconds"], "valid integer"),
+        ({"server_names": ["git"], "ttl_seconds": 90.5}, ["body", "ttl_seconds"], "valid integer"),
         ({"server_names": ["git"], "ttl_seconds": "90"}, ["body", "ttl_seconds"], "valid integer"),
         ({"server_names": ["git"], "test_account_email": 5}, ["body", "test_account_email"], "valid string"),
         (["git"], ["body"], "JSON object"),
@@ -111,7 +112,7 @@ def test_numbers_that_are_none_are_no_json(user: User, body: str, number: str) -
     assert answer.json()["detail"][0]["msg"].startswith("JSON decode error: ")
 
 
-@pytest.mark.parametrize("tags", ["[" * 20_000, "{", "NaN"])
+@pytest.mark.parametrize("tags", ["[" * 20_000, "{", "NaN", "7", "[]", '"a"'])
 def test_tags_that_are_no_json_are_refused(user: User, tags: str) -> None:
     answer = user.api.get("/sandbox", params={"tags": tags})
     assert answer.status_code == 422, answer.text
@@ -124,6 +125,14 @@ def test_all_problems_of_a_body_are_told_at_once(user: User) -> None:
 
 def test_unknown_fields_and_null_are_accepted(user: User) -> None:
     user.acquire(ttl_seconds=None, benchmark=None, test_account_email=None, something_new={"a": 1})
+    user.acquire(ttl_seconds=600.0)  # an integer, in JSON
+    assert user.api.get("/sandbox", params={"tags": '{"a": "b"}'}).status_code == 200
+
+
+def test_the_description_takes_no_key(user: User) -> None:
+    answer = user.api.get("/openapi.json", headers={"Authorization": ""})
+    assert answer.status_code == 200
+    assert "/local-sandbox/{local_sandbox_id}/run" in answer.json()["paths"]
 
 
 @pytest.mark.parametrize("body", ["", "{", '{"a": NaN}', "[" * 100_000, "\xff", "7" * 5_000])
@@ -172,6 +181,8 @@ def test_unknown_paths_and_methods_are_json_too(user: User) -> None:
     answer = user.api.put("/local-sandbox", json={})
     assert answer.status_code == 405
     assert answer.json() == {"detail": "Method Not Allowed"}
+    assert sorted(answer.headers["allow"].split(", ")) == ["GET", "POST"]
+    assert user.api.head("/local-sandbox").status_code == 405
 
 
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example:80", "", "[::1", "10.0.0.1"])

@@ -58,6 +58,9 @@ def test_env_cwd_and_timeout_are_the_callers(user: User, box: str) -> None:
         ({"argv": ["ls"], "cwd": "/etc"}, "cwd"),
         ({"argv": ["ls"], "cwd": "a/../../b"}, "cwd"),
         ({"argv": ["ls"], "env": {"A=B": "c"}}, "env"),
+        ({"argv": ["ls"], "env": {"0": "c"}}, "env"),
+        ({"argv": ["ls"], "env": []}, "env"),
+        ({"argv": ["ls"], "cwd": False}, "cwd"),
         ({"argv": ["ls"], "env": {"A": 1}}, "env"),
         ({"argv": ["ls"], "timeout": 0}, "timeout"),
         ({"argv": ["ls"], "timeout": "9"}, "timeout"),
@@ -73,7 +76,7 @@ def test_a_wrong_order_is_refused(user: User, box: str, body: dict[str, Any], fi
 def test_a_directory_that_is_not_there_is_the_callers_mistake(user: User, box: str) -> None:
     answer = user.api.post(f"/local-sandbox/{box}/run", json={"argv": ["ls"], "cwd": "nowhere"})
     assert answer.status_code == 422
-    assert "nowhere" in answer.json()["detail"]
+    assert "nowhere" in answer.json()["detail"][0]["msg"]
 
 
 def test_files_win_over_the_agents_and_are_gone_afterwards(user: User, box: str) -> None:

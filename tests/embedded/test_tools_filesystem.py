@@ -79,6 +79,7 @@ def test_a_file_has_many_names(call: Any, root: Path, path: str) -> None:
         ({"head": 2}, "one\ntwo"),
         ({"head": 99}, "one\ntwo\nthree"),
         ({"head": 1.0}, "one"),
+        ({"head": 1.5}, "one\ntwo"),
         ({"tail": 1}, ""),
         ({"tail": 2}, "three\n"),
         ({"tail": 99}, "one\ntwo\nthree\n"),
@@ -123,6 +124,13 @@ def test_a_large_file_can_be_read_in_parts(call: Any, root: Path) -> None:
             "Cannot specify both head and tail parameters simultaneously",
         ),
         ("read_file", {"path": "a.txt", "head": -1}, "head must be a number of lines, not -1"),
+        (
+            "read_file",
+            {"path": "C:\\x"},
+            "Access denied - Windows-style path received on a POSIX host: C:\\x",
+        ),
+        ("write_file", {"path": "lost", "content": ""}, "ENOENT: no such file or directory, open '/data/lost'"),
+        ("create_directory", {"path": "lost"}, "ENOENT: no such file or directory, mkdir '/data/lost'"),
         ("list_directory", {"path": "none"}, "ENOENT: no such file or directory, scandir '/data/none'"),
         ("list_directory", {"path": "a.txt"}, "ENOTDIR: not a directory, scandir '/data/a.txt'"),
         ("write_file", {"path": "x/y", "content": ""}, "ENOENT: no such file or directory, open '/data/x/y'"),
@@ -149,7 +157,9 @@ def test_what_cannot_be_done_is_said_in_the_words_of_the_real_server(
     call: Any, root: Path, name: str, arguments: dict[str, Any], message: str
 ) -> None:
     (root / "out").symlink_to("/etc")
+    (root / "lost").symlink_to("nowhere")
     assert failure(call(name, **arguments)) == message
+    assert not (root / "nowhere").exists()
 
 
 @pytest.mark.parametrize(
@@ -235,6 +245,14 @@ def test_two_edits_at_once_both_count(context: ToolContext, root: Path) -> None:
 
     asyncio.run(edit_all())
     assert (root / "n").read_text() == "".join(f"[{number}]\n" for number in range(40))
+
+
+def test_names_are_sorted_as_people_do(call: Any, root: Path) -> None:
+    names = ["_x", "-x", "[x]", "10", "9", "a", "ä", "A b", "Ab", "b", "B", "c.py", "Übung", "v"]
+    for name in sorted(names):
+        (root / "sub" / "deep" / name).write_text("")
+    lines = text(call("list_directory_with_sizes", path="sub/deep")).splitlines()
+    assert [line[7:37].strip() for line in lines[: len(names)]] == names
 
 
 def test_listings(call: Any, root: Path) -> None:

@@ -55,7 +55,9 @@ def refusal(box: Box, name: str, repo_path: str = "repo", **arguments: Any) -> s
     return box.failure("git", f"git_{name}", repo_path=repo_path, **arguments)
 
 
-@pytest.mark.parametrize("path", ["repo", "./repo", "/data/repo", "/data/d/../repo/", "{root}/repo", "{real}/repo"])
+@pytest.mark.parametrize(
+    "path", ["repo", "./repo", "/data/repo", "/data/d/../repo/", "repo/.git", "{root}/repo", "{real}/repo"]
+)
 def test_a_repository_has_many_names(box: Box, path: str) -> None:
     status = git(box, "status", path.format(root=box.root, real=box.workspace))
     assert status == "Repository status:\nOn branch main\nnothing to commit, working tree clean"
@@ -190,7 +192,8 @@ def test_branching(own: Box) -> None:
     assert git(own, "create_branch", branch_name="two", base_branch="side") == "Created branch 'two' from 'side'"
     said = refusal(own, "create_branch", branch_name="two")
     assert said == "Cannot create branch 'two': refs/heads/two already exists"
-    assert "not a valid object name" in refusal(own, "create_branch", branch_name="x", base_branch="none")
+    assert refusal(own, "create_branch", branch_name="x", base_branch="none") == "No item found with id none"
+    assert refusal(own, "create_branch", branch_name="x", base_branch="HEAD~1") == "No item found with id HEAD~1"
     assert git(own, "checkout", branch_name="two") == "Switched to branch 'two'"
     assert refusal(own, "checkout", branch_name="none") == "Ref 'none' did not resolve to an object"
     assert refusal(own, "checkout", branch_name="a.txt") == "Ref 'a.txt' did not resolve to an object"

@@ -17,12 +17,14 @@ jsonschema: Any = pytest.importorskip("jsonschema")
 Draft202012Validator = jsonschema.Draft202012Validator
 
 STRICT = {
-    tool.name: tool for server in ("filesystem", "terminal", "code-executor") for tool in tools(server, None).values()
+    tool.name: tool
+    for server in ("filesystem", "terminal", "code-executor", "localmemory", "pdf-tools")
+    for tool in tools(server, None).values()
 }
 ALL = {
     (benchmark, name): tool
     for benchmark in (None, "MCP_Atlas")
-    for server in ("filesystem", "git", "terminal", "code-executor")
+    for server in ("filesystem", "git", "terminal", "code-executor", "code-runner", "localmemory", "pdf-tools")
     for name, tool in tools(server, benchmark).items()
 }
 

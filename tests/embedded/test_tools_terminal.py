@@ -28,6 +28,8 @@ def run(box: Box, command: str) -> list[str]:
 def test_output_errors_and_exit_code_come_apart(box: Box) -> None:
     assert run(box, "echo out; echo err >&2; exit 3") == ["out\n", "err\n", "\nCommand completed with return code: 3"]
     assert run(box, "true") == ["\nCommand completed with return code: 0"]
+    content = box.call("terminal", "run_command", command="echo out; echo err >&2").content
+    assert [part.get("error") for part in content] == [None, True, None]
 
 
 def test_the_shell_is_a_real_one(box: Box) -> None:

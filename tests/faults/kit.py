@@ -146,7 +146,7 @@ class Site:
             "KLAVIS_BASE_URL": self.cloud.url,
             "KLAVIS_STATE_DIR": str(self.state),
             "KLAVIS_RATE": "off",
-            "PYTEST_ADDOPTS": "-p no:randomly -p no:asyncio -p no:anyio",
+            "PYTEST_ADDOPTS": "-p no:randomly -p no:asyncio -p no:anyio -p no:hypothesispytest",
             "TMPDIR": str(self.temporary),
         }
 

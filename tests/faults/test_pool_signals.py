@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from ..cloud import Fault
-from .kit import Run, Site, fault, until
+from .kit import Run, Site, fault, lives, until
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -111,6 +111,60 @@ def test_ctrl_c_while_the_server_does_not_answer_releases(place: Site) -> None:
     assert "the keeper goes on" in output
     place.check("keeper")
     assert place.saved() == {"test_it[0] interrupted": BOTH}
+
+
+@pytest.mark.parametrize("whole_group", [False, True], ids=["process", "group"])
+def test_sigterm_to_the_controller_of_workers_that_hold_sandboxes(place: Site, whole_group: bool) -> None:
+    """It has none itself, and would be gone without a summary if their reports did not tell it."""
+    place.suite(
+        """
+def test_first(local_sandbox):
+    fresh(local_sandbox)
+
+def test_second(local_sandbox):
+    fresh(local_sandbox)
+    tell("victim")
+    time.sleep(40)
+"""
+    )
+    run = place.start("-n1", "-v", QUIET)
+    run.wait_for("victim")
+    until(lambda: "PASSED" in run.output, "{}", lambda: run.output)
+    (os.killpg if whole_group else os.kill)(run.process.pid, signal.SIGTERM)
+    output = run.finish()
+    assert run.code == pytest.ExitCode.INTERRUPTED, output
+    assert ", 0 leaked" in output
+    place.check("keeper")
+    assert place.saved() == {"test_second interrupted": BOTH}
+
+
+def test_evidence_that_takes_longer_than_the_process_lives(place: Site) -> None:
+    """The keeper compares with the seed, which is in a folder of the worker that has ended."""
+    run = in_the_test(place, "-n1", QUIET)
+    worker = run.wait_for("victim")
+    gone = fault("POST .*/dump|GET .*/dump", lambda: until(lambda: not lives(worker), "the end of {}", lambda: worker))
+    place.cloud.faults = [gone]
+    os.killpg(run.process.pid, signal.SIGINT)
+    output = run.finish()
+    assert "could not be saved" not in output
+    place.check("keeper")
+    assert place.saved() == {"test_it[0] interrupted": BOTH}
+    (changes,) = place.folder.glob("klavis-artifacts/2*/*/attempt-*/*/changes.txt")
+    assert "work.txt" in changes.read_text()
+    assert "seed.txt" not in changes.read_text()
+    assert not list(place.temporary.glob("pytest-klavis-*"))
+
+
+@pytest.mark.parametrize("keep", ["on-failure", "always"])
+def test_what_is_kept_is_saved_when_ctrl_c_comes(place: Site, keep: str) -> None:
+    run = in_the_test(place, *PLAIN, QUIET, f"--klavis-keep={keep}")
+    run.process.send_signal(signal.SIGINT)
+    output = run.finish()
+    assert run.code == pytest.ExitCode.INTERRUPTED, output
+    assert place.saved() == {"test_it[0] interrupted": BOTH}
+    assert [one.state for one in place.entries()] == ["kept"]
+    assert len(place.cloud.books.open()) == 1
+    until(lambda: not place.keepers(), "keepers {}", place.keepers)
 
 
 def test_sigterm_and_then_sigkill_of_all_then_reap(place: Site) -> None:

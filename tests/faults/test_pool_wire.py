@@ -90,6 +90,46 @@ def test_it(sandboxes, number):
     place.check("run")
 
 
+@pytest.mark.parametrize("status", [404, 409])
+def test_sets_that_fill_the_account(place: Site, status: int) -> None:
+    """Each worker gets a part of its set, and gives it back rather than wait for the rest with it in hand."""
+    place.cloud.capacity, place.cloud.full_status = 2, status
+    place.cloud.latency = {"acquire": 0.5}
+    place.suite(
+        """
+@pytest.mark.parametrize("number", range(4))
+def test_it(klavis_sandboxes, worker_id, number):
+    tell(worker_id)
+    wait_for("gw0")
+    wait_for("gw1")
+    boxes = klavis_sandboxes(["github", "slack"])
+    assert not any(box.dump() for box in boxes.values()), "DIRTY"
+"""
+    )
+    run = place.run("-n2", "--klavis-acquire-timeout=60s")
+    assert "4 passed" in run.output
+    assert ", 0 leaked" in run.output
+    assert place.cloud.books.most == 2
+    place.check("run")
+
+
+@pytest.mark.parametrize("workers", ["-n0", "-n2"])
+def test_what_lies_idle_makes_room_for_another_server(place: Site, workers: str) -> None:
+    """The account is full of our own, though the pool has places: they go one by one until the API has one again."""
+    place.cloud.capacity = 2
+    place.suite(
+        """
+@pytest.mark.parametrize("server", ["github", "slack", "notion", "jira", "github", "linear"])
+def test_it(klavis_sandbox, server):
+    assert not klavis_sandbox(server).dump(), "DIRTY"
+"""
+    )
+    run = place.run(workers, QUIET, "--klavis-acquire-timeout=60s")
+    assert "6 passed" in run.output
+    assert place.cloud.books.most == 2
+    place.check("run")
+
+
 # -- acquires --------------------------------------------------------------------------------------
 
 

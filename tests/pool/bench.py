@@ -108,6 +108,11 @@ class Bench:
     def states(self) -> list[str]:
         return [one.state for one in self.ledger.entries()]
 
+    def notes(self) -> tuple[str, ...]:
+        record = self.ledger.run(RUN)
+        assert record is not None
+        return tuple(record.notes)
+
     def is_clean(self) -> bool:
         """Whether nothing is held, and nothing went wrong in the cloud's books."""
         return not self.cloud.books.open() and not self.cloud.books.troubles()

@@ -51,9 +51,10 @@ def ask(
     seq: int | None = None,
     per_account: bool = True,
     dry: Sequence[Spec] = (),
+    scarce: Sequence[Spec] = (),
 ) -> Grant:
     chosen = line[-1].seq if seq is None else seq
-    return allocate(line, chosen, entries, Limits(cap, per_account), dry=dry, now=clock.now())
+    return allocate(line, chosen, entries, Limits(cap, per_account), dry=dry, scarce=scarce, now=clock.now())
 
 
 def test_a_clean_one_is_better_than_another_and_below_the_cap_there_is_another() -> None:
@@ -124,6 +125,36 @@ def test_a_dry_spec_holds_nobody_up() -> None:
     assert ask(line, [], 1, seq=2, dry=[A]) == Grant(True, (None,))
     idle = entry(1, "idle")
     assert ask(line, [idle], 1, seq=1, dry=[A]) == Grant(True, (idle,))
+
+
+def test_what_nobody_can_use_goes_one_by_one_while_the_head_of_the_line_is_refused() -> None:
+    mine, old, new = entry(1, "idle", B), entry(2, "idle", C), entry(3, "idle", C)
+    line = [ticket(1, A, B), ticket(2, A, C)]
+    assert ask(line, [mine, old, new], 9, seq=1, dry=[A]) == Grant(False, evict=(old,)), "not its own part of the set"
+    assert ask(line, [mine, old, new], 9, seq=2, dry=[A]) == Grant(False), "the head of the line only"
+    assert ask([line[0], ticket(2, C)], [mine, old], 9, seq=1, dry=[A]) == Grant(False), "that one is as good as held"
+    going = replace(old, state="releasing", since=clock.now())
+    assert ask(line, [mine, going, new], 9, seq=1, dry=[A]) == Grant(False), "one at a time"
+    assert ask(line, [mine, new], 9, seq=1) == Grant(True, (None, mine)), "nothing is let go without need"
+    back = entry(4, "dirty", A)
+    assert ask(line, [mine, new, back], 9, seq=1, dry=[A]) == Grant(False), "what is wanted comes by itself"
+
+
+def test_what_the_api_had_none_of_lately_is_asked_for_by_one_at_a_time() -> None:
+    line = [ticket(1, B, A), ticket(2, C, A)]
+    assert ask(line, [], 9, seq=2) == Grant(True, (None, None))
+    assert ask(line, [], 9, seq=2, scarce=[A]) == Grant(False)
+    assert ask(line, [], 9, seq=1, scarce=[A]) == Grant(True, (None, None))
+    asked = [entry(1, "intent", A, sandbox_id=None, owner="owner-0", test="t")]
+    assert ask(line, asked, 9, seq=1, scarce=[A]) == Grant(False)
+    assert ask([ticket(1, A, A)], [], 9, scarce=[A]) == Grant(True, (None, None)), "a set is one"
+    idle = entry(2, "idle", A)
+    assert ask(line, [*asked, idle], 9, seq=1, scarce=[A]) == Grant(True, (None, idle))
+
+
+def test_one_with_another_seed_is_reset_for_who_is_refused() -> None:
+    wrong = entry(1, "idle", A, seed="x")
+    assert ask([ticket(1, A)], [wrong], 9, dry=[A]) == Grant(False, recycle=(wrong,))
 
 
 def test_a_cap_that_nobody_set_makes_no_test_fail() -> None:
@@ -277,7 +308,9 @@ def test_what_is_given_fits_and_is_given_once_and_the_cap_holds(
         scope = _scope(entries, limits, mine.run)
         assert not anew or len(scope) + anew <= limits.cap
         leaving = sum(one.state in ("releasing", "dirty") for one in scope)
-        assert len(grant.evict) <= max(len(scope) + len(mine.wants) - limits.cap, 0), leaving
+        needed = max(len(scope) + len(mine.wants) - limits.cap, 0)
+        asked_in_vain = mine is line[0] and any(want.spec in dry for want in mine.wants)
+        assert len(grant.evict) <= max(needed, asked_in_vain), leaving
         assert all(one.state == "idle" for one in grant.evict)
     assert len(taken) == len(set(taken)), "what one may have, nobody behind it may"
 
@@ -355,7 +388,7 @@ class World:
 
 
 @given(scenes(("idle", "held", "dirty", "cleaning", "releasing")), st.randoms(use_true_random=False))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_everybody_is_served_at_last_where_all_give_back_what_they_hold(
     scene: tuple[list[Ticket], list[Entry], Limits], chance: random.Random
 ) -> None:
@@ -375,7 +408,7 @@ def test_everybody_is_served_at_last_where_all_give_back_what_they_hold(
     assert not world.refused
 
 
-@settings(deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.integers(2, 5), st.randoms(use_true_random=False))
 def test_a_set_is_served_though_small_ones_keep_coming(cap: int, chance: random.Random) -> None:
     world = World([], [entry(number, "held", owner=f"o-{number}") for number in range(cap)], Limits(cap, True))
@@ -393,7 +426,7 @@ def test_a_set_is_served_though_small_ones_keep_coming(cap: int, chance: random.
 
 
 @given(scenes(("idle", "held", "kept", "dirty", "releasing")))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_a_standstill_is_one_exactly_when_nothing_can_move(scene: tuple[list[Ticket], list[Entry], Limits]) -> None:
     line, entries, limits = scene
     limits = replace(limits, per_account=True)

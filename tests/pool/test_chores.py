@@ -7,6 +7,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ import pytest
 from pytest_klavis import clock
 from pytest_klavis.errors import AuthError, ClosedError
 from pytest_klavis.pool import search
-from pytest_klavis.pool.entries import Want
+from pytest_klavis.pool.allocation import Limits
+from pytest_klavis.pool.chores import NoPlaceError
+from pytest_klavis.pool.entries import Entry, Want
 from pytest_klavis.pool.resetting import is_nothing
 from pytest_klavis.spec import Spec
 from pytest_klavis.workspace.archive import members, pack_mapping
@@ -70,6 +73,21 @@ def test_a_damaged_answer_is_none(place: Bench, content: str) -> None:
     entry = place.acquired()
     (place.account / "answers" / f"{entry.number}.json").write_text(content)
     assert place.answers.load(entry.number, LOCAL) is None
+
+
+def test_answers_of_what_is_gone_are_swept_away(place: Bench) -> None:
+    there, gone = place.acquired(), place.acquired()
+    assert place.ledger.remove(gone)
+    late = place.account / "answers" / f"{gone.number + 1}.json"
+
+    def numbers() -> list[int]:
+        late.touch()  # an acquire is answered in the middle of the look
+        return [one.number for one in place.ledger.entries()]
+
+    place.answers.sweep(numbers)
+    assert place.answers.load(there.number, LOCAL) is not None
+    assert place.answers.load(gone.number, LOCAL) is None
+    assert late.exists()
 
 
 # -- clean -----------------------------------------------------------------------------------------
@@ -316,7 +334,7 @@ def test_what_a_dead_holder_left_is_saved(place: Bench, tmp_path: Path, temporar
     assert "kept.txt" not in (evidence / "changes.txt").read_text()
     assert (tmp_path / "artifacts" / "latest").resolve() == tmp_path / "artifacts" / "run-1"
     assert not Path(will["scratch"]).exists()
-    assert list(temporary.iterdir()) == [temporary / "pytest-klavis-abc"]
+    assert list(temporary.iterdir()) == []
     assert place.chores.release(saved)
     assert place.is_clean()
 
@@ -494,6 +512,51 @@ def test_a_lost_acquire_is_looked_for_by_one(place: Bench) -> None:
     assert place.chores.reconcile(stale) == "taken"
 
 
+@pytest.mark.parametrize("state", ["releasing", "lost"])
+def test_what_somebody_releases_during_the_look_is_not_what_was_lost(place: Bench, state: Any) -> None:
+    """It is on the account's list, and its row is gone when the ledger is read again."""
+    place.exclusive = True
+    other = place.acquired(LOCAL, "releasing")
+    number = other.sandbox_id
+    if state == "lost":  # another look has found it
+        other = _changed(place, other, "lost", owner="keeper-another", sandbox_id=None)
+    lost = _changed(place, place.ledger.intend(RUN, place.owner, Want(LOCAL, 1800)), "lost", owner=None)
+
+    def released() -> None:
+        found = _changed(place, other, "releasing", owner="keeper-another", sandbox_id=number)
+        assert place.ledger.remove(found)
+
+    place.cloud.faults.append(Fault("GET /local-sandbox", then=released, times=1))
+    assert place.chores.reconcile(lost) == "again"
+    assert place.cloud.kinds["list"] == 1
+    assert place.cloud.kinds["release"] == 0
+    assert place.states() == ["lost"]
+
+
+@pytest.mark.parametrize("spec", [LOCAL, REMOTE])
+def test_of_lost_acquires_that_are_looked_for_at_once_each_takes_back_another(place: Bench, spec: Spec) -> None:
+    place.exclusive = True
+    lost = [_changed(place, place.intent(spec), "lost", owner=None) for _ in range(3)]
+    chores, met = place.chores, threading.Barrier(3, timeout=0.5)
+
+    def meet() -> None:
+        with suppress(threading.BrokenBarrierError):  # who look one at a time never do
+            met.wait()
+
+    def look(entry: Entry) -> None:
+        while chores.reconcile(entry) == "again":
+            (entry,) = [one for one in place.ledger.entries() if one.number == entry.number]
+
+    place.cloud.faults.append(Fault("GET /(local-)?sandbox", then=meet))
+    threads = [threading.Thread(target=look, args=(one,)) for one in lost]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join(60)
+    assert place.states() == []
+    assert place.is_clean(), place.cloud.books.troubles()
+
+
 # -- ahead -----------------------------------------------------------------------------------------
 
 
@@ -511,6 +574,18 @@ def test_an_api_that_has_none_is_not_asked_again_at_once(place: Bench) -> None:
     assert place.chores.acquire_ahead(RUN, Want(LOCAL, 600)) is None
     assert place.states() == []
     assert place.ledger.dry() == {LOCAL}
+
+
+def test_a_spare_never_goes_beyond_the_places_that_there_are(place: Bench) -> None:
+    place.acquired()
+    other = place.acquired(REMOTE, "idle", owner=None, run="another")
+    with pytest.raises(NoPlaceError, match="all 2 places"):
+        place.chores.acquire_ahead(RUN, Want(LOCAL, 600), limits=Limits(2, per_account=True))
+    assert place.cloud.kinds["acquire"] == 2
+    assert place.chores.acquire_ahead(RUN, Want(LOCAL, 600), limits=Limits(2, per_account=False)) is not None
+    with pytest.raises(NoPlaceError):
+        place.chores.acquire_ahead(RUN, Want(LOCAL, 600), limits=Limits(2, per_account=False))
+    assert place.ledger.entry(other.number) == other
 
 
 def test_a_refused_acquire_ahead_leaves_nothing(place: Bench) -> None:
@@ -560,6 +635,12 @@ def test_a_seed_that_does_not_get_in_costs_the_sandbox(place: Bench, tmp_path: P
     assert place.chores.seed_ahead(entry, Want(LOCAL, 600), archive, "digest", 3) is None
     assert place.states() == []
     assert place.is_clean()
+
+
+def _changed(place: Bench, entry: Entry, to: Any, **values: Any) -> Entry:
+    found = place.ledger.change(entry, to, **values)
+    assert found is not None
+    return found
 
 
 def _files(place: Bench, number: str | None, folder: Path) -> list[str]:

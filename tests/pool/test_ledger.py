@@ -173,6 +173,18 @@ def test_what_is_being_released_and_given_out_again_has_been_released(
     assert (record.acquired, record.released) == (2, 1)
 
 
+def test_what_is_being_released_is_not_given_out_again_because_a_list_still_holds_it(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "RELEASING", 0.05)
+    releasing = ledger.change(_held(ledger, "s-1"), "releasing", owner="me")
+    lost = ledger.change(ledger.intend("run", "me", Want(GITHUB, 600)), "lost", owner="me")
+    assert lost is not None
+    with pytest.raises(TakenError):
+        ledger.change(lost, "releasing", owner="me", sandbox_id="s-1")
+    assert ledger.entries() == [releasing, lost]
+
+
 # -- runs --------------------------------------------------------------------------------------
 
 
@@ -294,6 +306,42 @@ def test_a_dry_spec_is_asked_for_again_later_and_later_until_it_is_had(
     ledger.run_dry(Want(SLACK, 60))
     _held(ledger, "s-1")
     assert ledger.dry() == {SLACK}
+
+
+def test_a_release_is_a_reason_to_ask_for_a_dry_spec_at_once(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(clock, "since_boot", lambda: now)
+    held = _held(ledger, "s-1")
+    for _ in range(3):
+        ledger.run_dry(Want(SLACK, 60))
+    assert ledger.dry() == ledger.scarce() == {SLACK}
+    going = ledger.change(held, "releasing", owner="x")
+    assert going is not None
+    assert ledger.remove(going)
+    assert ledger.dry() == set()
+    assert ledger.scarce() == {SLACK}
+    ledger.run_dry(Want(SLACK, 60))
+    now += 3.75
+    assert ledger.dry() == {SLACK}, "it is the fourth time, nevertheless"
+    now += 4.5
+    assert ledger.dry() == set()
+    now += 4
+    assert ledger.scarce() == set()
+
+
+def test_what_was_dry_before_a_restart_of_the_machine_is_forgotten(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 864_000.0
+    monkeypatch.setattr(clock, "since_boot", lambda: now)
+    for _ in range(5):
+        ledger.run_dry(Want(GITHUB, 60))
+    assert ledger.dry() == {GITHUB}
+    now = 30.0
+    assert ledger.dry() == ledger.scarce() == set()
+    ledger.run_dry(Want(GITHUB, 60))
+    now = 30.75
+    assert ledger.dry() == set(), "the first time is half a second"
 
 
 def test_a_wish_takes_the_place_of_the_last_one(ledger: Ledger) -> None:

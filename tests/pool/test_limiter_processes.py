@@ -166,6 +166,7 @@ def test_ctrl_c_ends_a_turn_and_gives_the_place_back(tmp_path: Path, processes: 
     path = tmp_path / "limiter"
     Limiter(path, 2).refused(60)
     script = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ours may be ignored
         "try: limiter.turn(patient={patient}, until=float('inf'))\n"
         "except KeyboardInterrupt: print('interrupted', flush=True)\n"
     )

@@ -83,6 +83,7 @@ class Bubble:
         self._process, self._status = process, status
         self.pid = process.pid
         self._init: int | None = None  # a descriptor of process 1
+        self._init_pid: int | None = None
         self.ended: int | None = os.pidfd_open(process.pid)
         self.completed = False  # was the sandbox set up, and did the command come to its end?
 
@@ -161,10 +162,17 @@ class Bubble:
             said += piece
         pid = json.loads(said.splitlines()[0])["child-pid"]
         with suppress(ProcessLookupError, BrokenPipeError):  # ended already: then the set-up failed
-            self._init = os.pidfd_open(pid)
+            self._init, self._init_pid = os.pidfd_open(pid), pid
             for kind, pair in limits:
                 resource.prlimit(pid, kind, pair)
             os.write(unblock, b"1")
+
+    @property
+    def init(self) -> int:
+        """Process 1 of its PID namespace, as it is called outside. Raises IsolationError where it never was."""
+        if self._init_pid is None:
+            raise IsolationError("bubblewrap could not make its namespaces")
+        return self._init_pid
 
     def over(self) -> bool:
         return self._process.poll() is not None

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 SCRAP = 4096  # bytes that a file may hold where there is no room; bubblewrap has to write /etc/passwd
 WALK_SHARE = 20  # looking takes at most a twentieth of the time
 LONGEST_PAUSE = 5.0  # seconds between two looks
+_FIRST_LOOK = 0.1  # seconds until the first look
+_NAME = 4096  # bytes: empty files take inodes, of which a disk has fewer than bytes
 _ENTRIES_AT_ONCE = 500
+_HOPELESS = 4  # times as many names as the limit allows: nobody walks them all to see whether they become fewer
 _OPEN = 64  # descriptors that one walk holds at most
 _VANISHED = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # or has become something else
 _measured: dict[Path, float] = {}  # workspaces that were not full, and until when that is believed
@@ -118,36 +121,46 @@ def _parent(fd: int, identity: tuple[int, int]) -> int:
     return above
 
 
-async def usage(*tops: Path) -> float:
-    """Bytes on disk below the directories; infinite when that cannot be measured. Gives way to other coroutines."""
+async def usage(*tops: Path, names: float = math.inf) -> float:
+    """Bytes on disk below the directories, a name counting as a block at least; infinite when that cannot be measured.
+
+    names: where there are more, that is infinite too. Gives way to other coroutines.
+    """
     total = seen = 0
     try:
         for top in tops:
             with closing(measure(top)) as entries:
                 for found in entries:
-                    total += found.st_blocks * 512
+                    total += max(found.st_blocks * 512, _NAME)
                     seen += 1
                     if seen % _ENTRIES_AT_ONCE == 0:
                         await asyncio.sleep(0)
+                    if seen > names:
+                        return math.inf
     except OSError:
         return math.inf
     return total
 
 
 async def within_room(jail: Jail, limits: Limits) -> Limits:
-    """The limits for the next run: where the sandbox is over its limit already, files may only be removed.
+    """The limits for the next run: where the sandbox is over its limit already, files may only be removed."""
+    return limits if await has_room(jail, limits) else replace(limits, file_size=SCRAP)
+
+
+async def has_room(jail: Jail, limits: Limits) -> bool:
+    """Is the sandbox within its limit?
 
     Looking before each of many short runs takes no larger share of the time than looking during a long one.
     """
     now, began = time.monotonic(), time.thread_time()
     if _measured.get(jail.workspace, 0.0) > now:
-        return limits
-    if await usage(jail.workspace, jail.scratch) > limits.disk:
-        return replace(limits, file_size=SCRAP)
+        return True
+    if await usage(jail.workspace, jail.scratch, names=limits.disk / _NAME) > limits.disk:
+        return False
     for old in [workspace for workspace, until in _measured.items() if until < now]:
         del _measured[old]
     _measured[jail.workspace] = time.monotonic() + min(WALK_SHARE * (time.thread_time() - began), LONGEST_PAUSE)
-    return limits
+    return True
 
 
 class Watch:
@@ -159,15 +172,37 @@ class Watch:
         self._free = self._free_now()
         self._before: float | None = None
 
-    async def full(self, pid: int) -> bool:
+    async def overflow(self, *pids: int) -> None:
+        """Returns when there is more than the limit.
+
+        Looks now and then, at most a twentieth of the time; sooner when the limit would be met by then, as fast as what
+        is there has been growing.
+        """
+        pause = _FIRST_LOOK
+        last, when = 0.0, time.monotonic()
+        while True:
+            await asyncio.sleep(pause)
+            looking = time.monotonic()
+            if await self.full(*pids):
+                return
+            pause = min(WALK_SHARE * (time.monotonic() - looking), LONGEST_PAUSE)
+            used = self._before or 0.0
+            if used > self._limit:
+                pause = 0
+            elif used > last:
+                pause = min(pause, (self._limit - used) / (used - last) * (looking - when))
+            pause = max(pause, _FIRST_LOOK)
+            last, when = used, looking
+
+    async def full(self, *pids: int) -> bool:
         """Is there more than the limit, and no less than at the last look? Else an agent may be cleaning up.
 
-        pid: the process that everything of the run is a descendant of.
+        pids: the processes that everything of the run is a descendant of.
         """
-        used = await usage(*self._tops)
+        used = await usage(*self._tops, names=_HOPELESS * self._limit / _NAME)
         # Only where the file system has lost more than what is left of the limit can it be for nameless files.
         if used <= self._limit < used + self._free - self._free_now():
-            used += nameless(pid, self._system)
+            used += nameless(self._system, *pids)
         before, self._before = self._before, used
         return used > self._limit and before is not None and used >= before
 
@@ -179,15 +214,15 @@ class Watch:
         return found.f_bfree * found.f_frsize
 
 
-def nameless(pid: int, system: int) -> float:
-    """Bytes of the files that a process or its descendants have open and nobody can name any more.
+def nameless(system: int, *pids: int) -> float:
+    """Bytes of the files that processes or their descendants have open and nobody can name any more.
 
     system: f_fsid of the file system that counts (st_dev is not the same for all files of an overlay).
 
     Infinite when one of these processes keeps us from looking. 0 where there is no /proc.
     """
     found: dict[int, int] = {}
-    for process in (pid, *descendants(pid)):
+    for process in (each for pid in pids for each in (pid, *descendants(pid))):
         try:
             descriptors = os.listdir(f"/proc/{process}/fd")  # noqa: PTH208
         except (FileNotFoundError, ProcessLookupError):

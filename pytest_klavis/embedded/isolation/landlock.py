@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
-import resource
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_klavis.embedded.isolation import disk, runner, seccomp, syscalls
+from pytest_klavis.embedded.isolation.advice import no_landlock
+from pytest_klavis.embedded.isolation.confinement import Confinement
 from pytest_klavis.embedded.isolation.model import Completed, IsolationError, Jail, Limits
 from pytest_klavis.embedded.isolation.places import environment, open_directory, prepare_scratch
+from pytest_klavis.embedded.isolation.running import Running
 from pytest_klavis.embedded.isolation.supervisor import Supervised
 from pytest_klavis.embedded.isolation.users import become, process_limit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from pytest_klavis.embedded.isolation.interpreter import Interpreter
+    from pytest_klavis.embedded.isolation.warm import Zygote
 
 _READABLE = ("/usr", "/lib", "/lib32", "/lib64", "/libx32", "/bin", "/sbin", "/etc/ld.so.cache", "/etc/alternatives")
+_PUBLIC = ("/etc/mime.types", "/etc/localtime")  # libraries read these where they find them
 _DEVICES_READ = ("/dev/zero", "/dev/urandom", "/dev/random", "/dev/full")
 _DATA = "/data"  # agents name files that way; processes see the real path
 _OLDEST = 3  # before that files outside could be truncated
@@ -32,7 +38,7 @@ def check_kernel() -> int:
     """Version of Landlock, where it and the filter can be had. Raises IsolationError."""
     abi = syscalls.landlock_abi()
     if abi < _OLDEST:
-        raise IsolationError("this kernel's Landlock is too old or off (Linux 6.2 or newer, `landlock` among its lsm=)")
+        raise IsolationError(no_landlock(ctypes.get_errno() if abi == 0 else 0))
     if not seccomp.supported():
         raise IsolationError("there is no system call filter for this processor (x86_64 and aarch64 have one)")
     return abi
@@ -65,35 +71,11 @@ class Landlock:
         timeout: float | None = None,  # noqa: ASYNC109
         limits: Limits = Limits(),  # noqa: B008
         stdin: bytes = b"",
+        readable: Sequence[Path] = (),
     ) -> Completed:
         """See `Isolation.run`."""
-        runner.check_command(argv, env)
         limits = await disk.within_room(jail, limits)
-        drop = become(jail.uid)
-        home, tmp = prepare_scratch(jail)
-        opened: list[int] = []
-        try:
-            directory, _ = open_directory(jail.workspace, cwd, (self.root(jail), _DATA))
-            opened.append(directory)
-            inner = self._ruleset(jail.workspace, home, tmp)
-            opened.append(inner)
-            outer = None
-            if self.abi >= 6:
-                outer = syscalls.create_ruleset(self.abi, scoped=syscalls.SCOPE_SIGNAL)
-                opened.append(outer)
-            start = partial(
-                Supervised,
-                argv,
-                environment(self.interpreter.folder, home, tmp, env),
-                enter=_enter(outer) if outer is not None else None,
-                confine=_confine(
-                    directory=directory,
-                    ruleset=inner,
-                    program=seccomp.program(sockets=False),
-                    limits=runner.resource_limits(limits, process_limit(jail.uid, limits)),
-                    drop=drop,
-                ),
-            )
+        with self._prepared(argv, jail, limits, cwd=cwd, env=env, readable=readable) as start:
             return await runner.run(
                 start,
                 (jail.workspace, jail.scratch),
@@ -101,22 +83,89 @@ class Landlock:
                 limits=limits,
                 stdin=stdin,
             )
-        finally:
-            for fd in opened:
-                os.close(fd)
+
+    async def start(
+        self,
+        argv: Sequence[str],
+        jail: Jail,
+        *,
+        cwd: str = ".",
+        env: Mapping[str, str] | None = None,
+        limits: Limits = Limits(),  # noqa: B008
+        readable: Sequence[Path] = (),
+    ) -> Running:
+        """See `Isolation.start`."""
+        with self._prepared(argv, jail, limits, cwd=cwd, env=env, readable=readable) as start:
+            return Running.launch(start, argv[0])
+
+    async def fork(
+        self,
+        zygote: Zygote,
+        jail: Jail,
+        *,
+        env: Mapping[str, str] | None = None,
+        limits: Limits = Limits(),  # noqa: B008
+        readable: Sequence[Path] = (),
+    ) -> Running:
+        """See `Forking.fork`."""
+        home, tmp = prepare_scratch(jail)
+        with self._confinement(jail, limits, ".", readable) as confinement:
+            return await zygote.fork(environment(self.interpreter.folder, home, tmp, env), confinement)
+
+    @contextmanager
+    def _prepared(
+        self,
+        argv: Sequence[str],
+        jail: Jail,
+        limits: Limits,
+        *,
+        cwd: str,
+        env: Mapping[str, str] | None,
+        readable: Sequence[Path],
+    ) -> Iterator[Callable[[runner.Streams], Supervised]]:
+        """What starts the command on given streams."""
+        runner.check_command(argv, env)
+        home, tmp = prepare_scratch(jail)
+        with self._confinement(jail, limits, cwd, readable) as confinement:
+            yield partial(
+                Supervised,
+                argv,
+                environment(self.interpreter.folder, home, tmp, env),
+                enter=confinement.enter if confinement.outer is not None else None,
+                confine=confinement.confine,
+            )
+
+    @contextmanager
+    def _confinement(self, jail: Jail, limits: Limits, cwd: str, readable: Sequence[Path]) -> Iterator[Confinement]:
+        become(jail.uid)  # raises, if it has to
+        seccomp.program(sockets=False)  # assembled here, not in each child
+        home, tmp = prepare_scratch(jail)
+        rlimits = runner.resource_limits(limits, process_limit(jail.uid, limits))
+        with ExitStack() as opened:
+            directory, _ = open_directory(jail.workspace, cwd, (self.root(jail), _DATA))
+            opened.callback(os.close, directory)
+            inner = self._ruleset(jail.workspace, home, tmp, readable)
+            opened.callback(os.close, inner)
+            outer = None
+            if self.abi >= 6:
+                outer = syscalls.create_ruleset(self.abi, scoped=syscalls.SCOPE_SIGNAL)
+                opened.callback(os.close, outer)
+            yield Confinement(directory, tuple(rlimits), jail.uid, inner, outer)
 
     @functools.cached_property
     def _readable(self) -> tuple[Path, ...]:
-        paths = [*map(Path, _READABLE), *self.interpreter.readable]
+        of_debian = Path("/etc").glob("python3*")  # its standard library has links to there
+        paths = [*map(Path, (*_READABLE, *_PUBLIC)), *of_debian, *self.interpreter.readable]
         return tuple(dict.fromkeys(Path(os.path.realpath(path)) for path in paths))
 
-    def _ruleset(self, workspace: Path, home: Path, tmp: Path) -> int:
+    def _ruleset(self, workspace: Path, home: Path, tmp: Path, readable: Sequence[Path]) -> int:
         everything = syscalls.filesystem_rights(self.abi)
         ruleset = syscalls.create_ruleset(
             self.abi, fs=everything, net=syscalls.NET_BIND_TCP | syscalls.NET_CONNECT_TCP, scoped=_SCOPED
         )
         try:
-            syscalls.allow_paths(ruleset, self.abi, self._readable, syscalls.FS_READ)
+            shown = (*self._readable, *(path for path in readable if not path.is_symlink()))
+            syscalls.allow_paths(ruleset, self.abi, shown, syscalls.FS_READ)
             reading = syscalls.FS_READ_FILE
             syscalls.allow_paths(ruleset, self.abi, map(Path, _DEVICES_READ), reading)
             writing = reading | syscalls.FS_WRITE_FILE | syscalls.FS_TRUNCATE | syscalls.FS_IOCTL_DEV
@@ -127,32 +176,3 @@ class Landlock:
             os.close(ruleset)
             raise
         return ruleset
-
-
-def _enter(ruleset: int) -> Callable[[], None]:
-    def enter() -> None:  # forked child
-        syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
-        syscalls.restrict_self(ruleset)
-
-    return enter
-
-
-def _confine(
-    *,
-    directory: int,
-    ruleset: int,
-    program: bytes,
-    limits: list[tuple[int, tuple[int, int]]],
-    drop: Callable[[], None],
-) -> Callable[[], None]:
-    def confine() -> None:  # forked child
-        os.fchdir(directory)
-        for kind, pair in limits:
-            resource.setrlimit(kind, pair)
-        drop()
-        syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
-        syscalls.restrict_self(ruleset)
-        syscalls.load_seccomp(seccomp.sparing(os.getppid()))  # the supervisor: before ABI 6 it is within reach
-        syscalls.load_seccomp(program)
-
-    return confine

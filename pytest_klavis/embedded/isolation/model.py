@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from pytest_klavis.limits import Limits as Limits  # noqa: PLC0414 - known by both names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+    from pytest_klavis.embedded.isolation.running import Running
+    from pytest_klavis.embedded.isolation.warm import Zygote
 
 
 class IsolationError(Exception):
@@ -19,20 +24,6 @@ class BadCommandError(IsolationError):
 
     The caller's mistake (an agent's, say); there is nothing wrong with the isolation.
     """
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one run may use. Bytes and seconds; memory, CPU, file size and open files count per process."""
-
-    memory: int = 1 << 30
-    processes: int = 128
-    cpu_seconds: int = 60
-    wall_seconds: float = 60.0
-    file_size: int = 256 << 20
-    output: int = 1 << 20
-    disk: int = 1 << 30
-    open_files: int = 512
 
 
 @dataclass(frozen=True)
@@ -73,7 +64,7 @@ class Isolation(Protocol):
 
     @property
     def level(self) -> str:
-        """One of "strict", "landlock", "none", "unavailable"."""
+        """One of "strict", "landlock", "seatbelt", "none", "unavailable"."""
         ...
 
     @property
@@ -98,8 +89,9 @@ class Isolation(Protocol):
         cwd: str = ".",
         env: Mapping[str, str] | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 - the processes are ended by us, not by cancelling a coroutine
-        limits: Limits = Limits(),
+        limits: Limits = Limits(),  # noqa: B008 - frozen
         stdin: bytes = b"",
+        readable: Sequence[Path] = (),
     ) -> Completed:
         """Run a command in the sandbox and wait until it, and every process it started, is gone.
 
@@ -108,8 +100,51 @@ class Isolation(Protocol):
         env: added to a clean environment (PATH, HOME, TMPDIR, LANG, USER).
         timeout: seconds; replaces `limits.wall_seconds`.
         stdin: what the command reads; nothing by default.
+        readable: directories and files to be shown read-only besides, at their own paths, without links in these;
+        what is a symbolic link is shown as one (name its target too). Nobody but the server may be able to change
+        what is there. Ignored at "none", where all is seen.
 
         Must be called from the thread of the event loop. When it is cancelled the processes are ended first.
         Raises BadCommandError, and IsolationError when the level could not keep its promises.
+        """
+        ...
+
+    async def start(
+        self,
+        argv: Sequence[str],
+        jail: Jail,
+        *,
+        cwd: str = ".",
+        env: Mapping[str, str] | None = None,
+        limits: Limits = Limits(),  # noqa: B008 - frozen
+        readable: Sequence[Path] = (),
+    ) -> Running:
+        """Start a command that is talked to for as long as it lives; for the rest as `run`.
+
+        Of the limits those count that the kernel keeps: memory, processes, CPU time, file size, open files. Wall clock,
+        output and disk are the caller's to watch, and so is that `Running.finish` is awaited. When the server dies the
+        command is ended.
+
+        Raises BadCommandError, and IsolationError when the command could not be started.
+        """
+        ...
+
+
+@runtime_checkable
+class Forking(Isolation, Protocol):
+    """A level that can also keep in what is forked and not executed."""
+
+    async def fork(
+        self,
+        zygote: Zygote,
+        jail: Jail,
+        *,
+        env: Mapping[str, str] | None = None,
+        limits: Limits = Limits(),  # noqa: B008
+        readable: Sequence[Path] = (),
+    ) -> Running:
+        """As `start`, in the workspace's root, for what `zygote` has ready.
+
+        All that the level promises holds for the forked process. Raises IsolationError.
         """
         ...

@@ -7,19 +7,21 @@ import atexit
 import os
 import shutil
 import socket
+import sys
 import tempfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from pytest_klavis.embedded.isolation import landlock, none, strict
+from pytest_klavis.embedded.isolation.advice import advice
 from pytest_klavis.embedded.isolation.bubblewrap import find_bwrap
 from pytest_klavis.embedded.isolation.interpreter import AUTO, Interpreter, candidates, describe
-from pytest_klavis.embedded.isolation.model import Isolation, IsolationError, Jail
+from pytest_klavis.embedded.isolation.model import Completed, Isolation, IsolationError, Jail
 
-LEVELS = ("auto", "strict", "landlock", "none")
+LEVELS = ("auto", "strict", "landlock", "seatbelt", "none")
+_BEST_FIRST = ("seatbelt",) if sys.platform == "darwin" else ("strict", "landlock")
 _PROBE_UID = 65534
-_APPARMOR = Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
 
 _CHECK = """
 import os, socket, sys
@@ -47,7 +49,7 @@ _CHECK_NONE = 'open("probe", "w").write("written"); print("confined")'
 async def choose(level: str = "auto", python: str | None = None, *, place: Path | None = None) -> Isolation:
     """The isolation to use.
 
-    level: "auto" (the best that works: "strict", then "landlock"; never "none"), or one of them by name.
+    level: "auto" (the best that works: "strict", then "landlock"; on macOS "seatbelt"; never "none"), or one by name.
     python: the interpreter of sandboxes: None or "auto" for this process's base interpreter without its packages;
     a path for a virtual environment (or interpreter) with its packages.
     place: an empty directory, owned by this process and readable by the sandboxes' users, in which links to the
@@ -62,7 +64,7 @@ async def choose(level: str = "auto", python: str | None = None, *, place: Path 
     made.chmod(0o755)
     (made / "empty").mkdir(mode=0o755, exist_ok=True)
     failures: list[str] = []
-    for name in ("strict", "landlock") if level == "auto" else (level,):
+    for name in _BEST_FIRST if level == "auto" else (level,):
         found = await _try_level(name, python, made, failures)
         if found is not None:
             return found
@@ -82,7 +84,7 @@ async def _try_level(level: str, python: str | None, place: Path, failures: list
         try:
             make = _MAKERS[level](_explained(failures))
             isolation = make(describe(candidate, place, own_packages=own_packages), place)
-            await _prove(isolation)
+            await prove(isolation, partial(_executed, isolation))
         except (IsolationError, OSError) as error:
             why = why or f"{level}: {error}"  # of the first interpreter: the others are stand-ins
         else:
@@ -104,16 +106,38 @@ def _landlock(reason: str) -> _Make:
     return lambda interpreter, _place: landlock.Landlock(abi, interpreter, reason)
 
 
+def _seatbelt(_reason: str) -> _Make:
+    from pytest_klavis.embedded.isolation import seatbelt  # noqa: PLC0415 - for one system only
+
+    program = seatbelt.find_sandbox_exec()
+    return lambda interpreter, _place: seatbelt.Seatbelt(program, interpreter)
+
+
 def _none(_reason: str) -> _Make:
     none.check_machine()
     return lambda interpreter, _place: none.NoIsolation(interpreter)
 
 
-_MAKERS: dict[str, Callable[[str], _Make]] = {"strict": _strict, "landlock": _landlock, "none": _none}
+_MAKERS: dict[str, Callable[[str], _Make]] = {
+    "strict": _strict,
+    "landlock": _landlock,
+    "seatbelt": _seatbelt,
+    "none": _none,
+}
 
 
-async def _prove(isolation: Isolation) -> None:
-    """Run the real thing: it must write to its workspace and, unless it is "none", reach nothing else."""
+_Run = Callable[[str, Sequence[str], Jail], Awaitable[Completed]]
+
+
+async def _executed(isolation: Isolation, code: str, arguments: Sequence[str], jail: Jail) -> Completed:
+    return await isolation.run([isolation.python, "-c", code, *arguments], jail, timeout=20)
+
+
+async def prove(isolation: Isolation, run: _Run) -> None:
+    """Run the real thing: it must write to its workspace and, unless it is "none", reach nothing else.
+
+    run: takes Python code, its arguments and a sandbox. Raises IsolationError, OSError.
+    """
     uid = _PROBE_UID if os.geteuid() == 0 else None
     with tempfile.TemporaryDirectory(prefix="pytest-klavis-probe-") as folder, socket.socket() as listener:
         top = Path(folder)
@@ -132,8 +156,7 @@ async def _prove(isolation: Isolation) -> None:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         code = _CHECK_NONE if isolation.level == "none" else _CHECK
-        argv = [isolation.python, "-c", code, str(secret), str(listener.getsockname()[1])]
-        done = await isolation.run(argv, jail, timeout=20)
+        done = await run(code, [str(secret), str(listener.getsockname()[1])], jail)
         if done.exit_code != 0 or b"confined" not in done.stdout or not (jail.workspace / "probe").exists():
             said = (done.stderr or done.stdout).decode(errors="replace").strip()[-500:]
             raise IsolationError(
@@ -142,15 +165,8 @@ async def _prove(isolation: Isolation) -> None:
 
 
 def _explained(failures: list[str]) -> str:
-    """The failures, and what can be done about the one that is known."""
-    text = "; ".join(failures)
-    with suppress(OSError):
-        if _APPARMOR.read_text(encoding="ascii").strip() == "1" and "bubblewrap could not" in text:
-            text += (
-                "\nAppArmor keeps user namespaces from bubblewrap here: "
-                "`sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0` allows them"
-            )
-    return text
+    """The failures, and what can be done about those that are known."""
+    return advice("; ".join(failures)) if failures else ""
 
 
 def _temporary_place() -> Path:

@@ -13,7 +13,7 @@ import resource
 import subprocess
 import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -21,7 +21,7 @@ from pytest_klavis.embedded.isolation import disk, syscalls
 from pytest_klavis.embedded.isolation.model import BadCommandError, Completed, IsolationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from pytest_klavis.embedded.isolation.model import Limits
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 TRUNCATED = b"\n[... truncated ...]\n"
 NO_ROOM = b"\n[the workspace is over its disk limit: files could only be removed]\n"
 _CHUNK = 1 << 16
+_NO_CORE = (1, 1)  # bytes: no file, and unlike with 0 no handler of core_pattern is run for it either
 _FLOOD = 64  # times the cap: nobody reads that, it only burns CPU
-_FIRST_LOOK = 0.1  # seconds until the first look at the disk
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _CANNOT_EXECUTE, _NOT_FOUND, _KILLED = 126, 127, 128 + 9
 
@@ -88,7 +88,7 @@ def check_command(argv: Sequence[str], env: Mapping[str, str] | None) -> None:
 def resource_limits(limits: Limits, processes: int | None) -> list[tuple[int, tuple[int, int]]]:
     """The arguments of setrlimit. `processes`: how many the command's user may have, None for no limit."""
     wanted = [
-        (resource.RLIMIT_CORE, 0, 0),
+        (resource.RLIMIT_CORE, *_NO_CORE),
         (resource.RLIMIT_CPU, limits.cpu_seconds, limits.cpu_seconds + 1),
         (resource.RLIMIT_FSIZE, limits.file_size, limits.file_size),
         (resource.RLIMIT_NOFILE, limits.open_files, limits.open_files),
@@ -199,19 +199,12 @@ class _Run:
                 stack.callback(capture.discard)
                 streams.append(capture)
             try:
-                self._command = self._start(start, streams, stdin)
+                with explained():
+                    self._command = self._start(start, streams, stdin)
             except FileNotFoundError as error:
                 return _not_run(_NOT_FOUND, error, began)
             except OSError as error:
-                if error.errno == errno.E2BIG:
-                    raise BadCommandError("argv and the environment are longer than the kernel takes") from error
-                if error.filename is None:  # not from execve: the machine has no more processes or descriptors
-                    raise IsolationError(f"no process could be started: {error}") from error
                 return _not_run(_CANNOT_EXECUTE, error, began)
-            except subprocess.SubprocessError as error:
-                raise IsolationError(
-                    f"the command could not be confined and was not run ({error}); see the server's log"
-                ) from error
             try:
                 await self._wait(self._command, seconds)
             except BaseException:  # a cancellation, mostly
@@ -237,32 +230,67 @@ class _Run:
     async def _wait(self, command: Started, seconds: float) -> None:
         """Until the command has ended; meanwhile look at the clock and the disk."""
         loop = asyncio.get_running_loop()
-        ended: asyncio.Future[None] = loop.create_future()
         with ExitStack() as stack:
             stack.callback(loop.call_later(max(seconds, 0), self._stop, "timeout").cancel)
-            if command.ended is not None:
-                loop.add_reader(command.ended, _set, ended)
-                stack.callback(loop.remove_reader, command.ended)
-            else:
-                stack.callback(loop.create_task(_poll(command, ended)).cancel)
-            watch = disk.Watch(self._watch, self._limits.disk)
-            pause = _FIRST_LOOK
-            while not (await asyncio.wait([ended], timeout=pause))[0]:
-                looking = time.monotonic()
-                if await watch.full(command.pid):
-                    self._stop("disk")
-                pause = min(max(disk.WALK_SHARE * (time.monotonic() - looking), _FIRST_LOOK), disk.LONGEST_PAUSE)
+            ended = stack.enter_context(awaited(command))
+            overflow = loop.create_task(disk.Watch(self._watch, self._limits.disk).overflow(command.pid))
+            stack.callback(overflow.cancel)
+            await asyncio.wait([ended, overflow], return_when=asyncio.FIRST_COMPLETED)
+            if not ended.done():
+                overflow.result()
+                self._stop("disk")
+                await ended
+
+
+@contextmanager
+def awaited(command: Started) -> Iterator[asyncio.Future[None]]:
+    """A future that is done when the command has ended. To be left before `Started.finish`."""
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[None] = loop.create_future()
+    if (descriptor := command.ended) is None:
+        poll = loop.create_task(_poll(command, ended))
+        try:
+            yield ended
+        finally:
+            poll.cancel()
+        return
+
+    def set_ended() -> None:
+        loop.remove_reader(descriptor)  # it stays readable
+        if not ended.done():
+            ended.set_result(None)
+
+    loop.add_reader(descriptor, set_ended)
+    try:
+        yield ended
+    finally:
+        loop.remove_reader(descriptor)
 
 
 async def _poll(command: Started, ended: asyncio.Future[None]) -> None:
     while not command.over():  # noqa: ASYNC110 - where there is no descriptor to wait for
         await asyncio.sleep(0.01)
-    _set(ended)
+    ended.set_result(None)
 
 
-def _set(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
+@contextmanager
+def explained() -> Iterator[None]:
+    """Why nothing was started, where that is not the program's fault: IsolationError, BadCommandError.
+
+    What execve says of the program itself stays an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.E2BIG:
+            raise BadCommandError("argv and the environment are longer than the kernel takes") from error
+        if error.filename is None:  # not from execve: the machine has no more processes or descriptors
+            raise IsolationError(f"no process could be started: {error}") from error
+        raise
+    except subprocess.SubprocessError as error:
+        raise IsolationError(
+            f"the command could not be confined and was not run ({error}); see the server's log"
+        ) from error
 
 
 def _not_run(code: int, error: OSError, began: float) -> Completed:

@@ -46,6 +46,8 @@ _REFUSED: dict[str, tuple[int | None, int | None]] = {
     "open_by_handle_at": (304, 265),
     "quotactl": (179, 60),
     "quotactl_fd": (443, 443),
+    "statmount": (457, 457),
+    "listmount": (458, 458),
     # the machine itself
     "kexec_load": (246, 104),
     "kexec_file_load": (320, 294),
@@ -106,6 +108,7 @@ _OWN_PROCESS: dict[str, tuple[tuple[int, int], dict[int, int]]] = {
     "migrate_pages": ((256, 238), {0: 0}),
     "move_pages": ((279, 239), {0: 0}),
 }
+_FIRST_UNKNOWN = 467  # open_tree_attr of Linux 6.15: nobody has looked at what comes from here on
 _CLONE, _CLONE3, _IOCTL, _FCNTL = (56, 220), (435, 435), (16, 29), (72, 25)
 _SOCKET, _SOCKETPAIR, _CONNECT, _BIND = (41, 198), (53, 199), (42, 203), (49, 200)
 
@@ -113,7 +116,7 @@ _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # colu
 _NEW_NAMESPACES = 0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 _FIOSETOWN, _SIOCSPGRP = 0x8901, 0x8902  # of sockets, as F_SETOWN
-_F_SETOWN, _F_SETOWN_EX = 8, 15
+_F_SETOWN, _F_SETOWN_EX, _F_SETLEASE, _F_NOTIFY = 8, 15, 1024, 1026
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
 _SOCK_STREAM, _SOCK_SEQPACKET = 1, 5
 
@@ -172,6 +175,7 @@ def program(*, sockets: bool, machine: str | None = None) -> bytes:
     parts = [_op(_LD_WORD, _ARCH), _op(_JEQ, audit, 1, 0), _op(_RET, _KILL_PROCESS), _op(_LD_WORD, _NR)]
     if column == 0:
         parts.append(_op(_JGE, 0x40000000, 0, 1) + _refuse())  # the x32 numbers of x86_64
+    parts.append(_op(_JGE, _FIRST_UNKNOWN, 0, 1) + _refuse(errno.ENOSYS))
     for numbers in _REFUSED.values():
         number = numbers[column]
         if number is not None:
@@ -190,7 +194,10 @@ def program(*, sockets: bool, machine: str | None = None) -> bytes:
 
 def _private(column: int) -> list[bytes]:
     families = (_AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK)
-    return [_for_call(_SOCKET[column], _only(0, 0xFFFFFFFF, families, _refuse(errno.EAFNOSUPPORT)))]
+    return [
+        _for_call(_SOCKET[column], _only(0, 0xFFFFFFFF, families, _refuse(errno.EAFNOSUPPORT))),
+        _for_call(_FCNTL[column], _except(1, (_F_SETLEASE,))),  # of the interpreter's files, say
+    ]
 
 
 def _shared(column: int) -> list[bytes]:
@@ -202,8 +209,8 @@ def _shared(column: int) -> list[bytes]:
         parts.append(_for_call(numbers[column], b"".join(tests) + _op(_RET, _ALLOW)))
     pair = _only(1, 0xF, (_SOCK_STREAM, _SOCK_SEQPACKET), _refuse())
     parts.append(_for_call(_SOCKETPAIR[column], _argument(0) + _op(_JEQ, _AF_UNIX, 1, 0) + _refuse() + pair))
-    # A file that signals another process when it is ready is as good as kill.
-    parts.append(_for_call(_FCNTL[column], _except(1, (_F_SETOWN, _F_SETOWN_EX))))
+    # A file that signals another process when it is ready is as good as kill; a lease keeps others from opening it.
+    parts.append(_for_call(_FCNTL[column], _except(1, (_F_SETOWN, _F_SETOWN_EX, _F_SETLEASE, _F_NOTIFY))))
     return [*parts, _for_call(_SIGNALLING["kill"][column], _except(0, (0xFFFFFFFF,)))]
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,11 +15,14 @@ from pytest_klavis.embedded.isolation import disk, runner, seccomp
 from pytest_klavis.embedded.isolation.bubblewrap import Bubble
 from pytest_klavis.embedded.isolation.model import Completed, IsolationError, Jail, Limits
 from pytest_klavis.embedded.isolation.places import environment, open_directory, prepare_scratch
+from pytest_klavis.embedded.isolation.running import Running, on_pipes
+from pytest_klavis.embedded.isolation.spaces import Entry, namespaces_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from pytest_klavis.embedded.isolation.interpreter import Interpreter
+    from pytest_klavis.embedded.isolation.warm import Zygote
 
 DATA = "/data"
 _HOME = "/home/sandbox"
@@ -27,6 +32,7 @@ _SHM, _TMP = 64 << 20, 256 << 20  # bytes of memory that these may take
 _TOP_LEVEL = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives")
 _HOSTS = b"127.0.0.1 localhost\n::1 localhost\n"
+_HOLD = ("/bin/sh", "-c", "echo && exec cat")  # says when it is there, and ends with its stdin
 _EXEC = 'exec "$0" "$@"'
 
 
@@ -70,10 +76,85 @@ class Strict:
         timeout: float | None = None,  # noqa: ASYNC109
         limits: Limits = Limits(),  # noqa: B008
         stdin: bytes = b"",
+        readable: Sequence[Path] = (),
     ) -> Completed:
         """See `Isolation.run`."""
-        runner.check_command(argv, env)
         limits = await disk.within_room(jail, limits)
+        prepared = self._prepare(argv, jail, limits, cwd=cwd, env=env, readable=readable)
+        started: list[Bubble] = []
+
+        def start(streams: runner.Streams) -> Bubble:
+            started.append(prepared(streams))
+            return started[0]
+
+        done = await runner.run(
+            start,
+            (jail.workspace, jail.scratch),
+            seconds=limits.wall_seconds if timeout is None else timeout,
+            limits=limits,
+            stdin=stdin,
+        )
+        if done.stopped is None and not started[0].completed:
+            said = done.stderr.decode(errors="replace").strip()[-2000:]
+            raise IsolationError(f"bubblewrap could not set up the sandbox (exit code {done.exit_code}): {said}")
+        return done
+
+    async def start(
+        self,
+        argv: Sequence[str],
+        jail: Jail,
+        *,
+        cwd: str = ".",
+        env: Mapping[str, str] | None = None,
+        limits: Limits = Limits(),  # noqa: B008
+        readable: Sequence[Path] = (),
+    ) -> Running:
+        """See `Isolation.start`."""
+        return Running.launch(self._prepare(argv, jail, limits, cwd=cwd, env=env, readable=readable), argv[0])
+
+    async def fork(
+        self,
+        zygote: Zygote,
+        jail: Jail,
+        *,
+        env: Mapping[str, str] | None = None,
+        limits: Limits = Limits(),  # noqa: B008
+        readable: Sequence[Path] = (),
+    ) -> Running:
+        """See `Forking.fork`. Process 1 of the namespaces is bubblewrap's, with a command that only waits.
+
+        There is no /proc: what was not executed inside has, as /proc/self/exe, a file of the machine that is not on a
+        read-only mount.
+        """
+        with on_pipes(_HOLD[0]) as (streams, hold):
+            bubble = self._prepare(_HOLD, jail, limits, cwd=".", env=None, readable=readable, proc=False)(streams)
+            holder = hold(bubble)
+        try:
+            await holder.first_byte()
+            values = environment(self._seen(self.interpreter.folder), Path(_HOME), Path("/tmp"), env)
+            rlimits = runner.resource_limits(limits, limits.processes)
+            with namespaces_of(bubble.init) as spaces:
+                entry = Entry(spaces, DATA, tuple(rlimits), jail.uid if os.geteuid() == 0 else None)
+                return await zygote.fork(values, entry, holder)
+        except BaseException:
+            holder.kill()
+            with suppress(asyncio.CancelledError):
+                await holder.finish()
+            raise
+
+    def _prepare(
+        self,
+        argv: Sequence[str],
+        jail: Jail,
+        limits: Limits,
+        *,
+        cwd: str,
+        env: Mapping[str, str] | None,
+        readable: Sequence[Path],
+        proc: bool = True,
+    ) -> Callable[[runner.Streams], Bubble]:
+        """What starts the command on given streams. Without `proc` there is no /proc inside."""
+        runner.check_command(argv, env)
         fd, inside = open_directory(jail.workspace, cwd, (DATA,))
         os.close(fd)  # the path is walked again inside, where everything is the agent's to see
         home, tmp = prepare_scratch(jail)
@@ -84,8 +165,9 @@ class Strict:
         options = [
             *self._namespaces(as_root=as_root),
             *self._system,
-            *self._temporary(tmp),
-            *self._installation,
+            *(("--proc", "/proc") if proc else ()),
+            *self._temporary(tmp, readable),
+            *self._installation(tuple(readable)),
             *("--bind", str(jail.workspace), DATA, "--bind", str(home), _HOME),
             *("--chdir", "/"),
         ]
@@ -101,23 +183,11 @@ class Strict:
         cwd = f"{DATA}/{inside}" if inside != "." else DATA
         command = self._command(argv, cwd, env, uid if as_root else None)
         rlimits = runner.resource_limits(limits, limits.processes)
-        started: list[Bubble] = []
 
         def start(streams: runner.Streams) -> Bubble:
-            started.append(Bubble.start(self.bwrap, options, command, streams, files=files, limits=rlimits))
-            return started[0]
+            return Bubble.start(self.bwrap, options, command, streams, files=files, limits=rlimits)
 
-        done = await runner.run(
-            start,
-            (jail.workspace, jail.scratch),
-            seconds=limits.wall_seconds if timeout is None else timeout,
-            limits=limits,
-            stdin=stdin,
-        )
-        if done.stopped is None and not started[0].completed:
-            said = done.stderr.decode(errors="replace").strip()[-2000:]
-            raise IsolationError(f"bubblewrap could not set up the sandbox (exit code {done.exit_code}): {said}")
-        return done
+        return start
 
     def _seen(self, path: Path) -> Path:
         """A path of the folder of links, as it is named inside."""
@@ -148,34 +218,42 @@ class Strict:
         options += _parents([Path("/etc/x"), Path(_HOME), Path(_PYTHON)])
         for name in _ETC:
             options += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
-        options += ["--proc", "/proc", "--dev", "/dev", "--size", str(_SHM), "--perms", "1777", "--tmpfs", "/dev/shm"]
+        options += ["--dev", "/dev", "--size", str(_SHM), "--perms", "1777", "--tmpfs", "/dev/shm"]
         return [*options, "--remount-ro", "/dev", "--ro-bind", str(self.place), _PYTHON]
 
-    def _temporary(self, tmp: Path) -> list[str]:
-        """/tmp: kept for the next command, unless the interpreter has to be shown in there.
+    def _temporary(self, tmp: Path, readable: Sequence[Path]) -> list[str]:
+        """/tmp: kept for the next command, unless the interpreter (or what else is readable) has to be shown in there.
 
         Nothing may be mounted inside of a directory that an agent can write to: bubblewrap, as root, would follow
         the links that it finds.
         """
-        needed = (*self.interpreter.readable, *(link for link, _ in self.interpreter.links))
+        needed = (*self.interpreter.readable, *(link for link, _ in self.interpreter.links), *readable)
         if any(path.is_relative_to("/tmp") for path in needed if path != self.place):
             return ["--size", str(_TMP), "--perms", "1777", "--tmpfs", "/tmp"]
         return ["--bind", str(tmp), "/tmp"]
 
-    @functools.cached_property
-    def _installation(self) -> list[str]:
-        """The interpreter, at the paths that it has on the machine."""
+    @functools.lru_cache(maxsize=32)  # noqa: B019 - there are few levels, and as many as there are live on
+    def _installation(self, readable: tuple[Path, ...]) -> list[str]:
+        """The interpreter and what else is readable, at the paths that these have on the machine."""
         there = [Path("/usr"), self.place, *(Path("/", name) for name in _TOP_LEVEL)]
         options: list[str] = []
-        for path in self.interpreter.readable:
+        more = [path for path in readable if not path.is_symlink()]
+        unmasked = [path for path in more if any(path.is_relative_to(mask) for mask in self.interpreter.masked)]
+        for path in (*self.interpreter.readable, *(path for path in more if path not in unmasked)):
             if not any(path.is_relative_to(other) for other in there):
                 options += [*_parents([path]), "--ro-bind", str(path), str(path)]
                 there.append(path)
-        for link, target in self.interpreter.links:
+        links = dict(self.interpreter.links)
+        links |= {path: os.readlink(path) for path in readable if path.is_symlink()}  # noqa: PTH115 - as it is written
+        for link, target in links.items():
             if not any(link.is_relative_to(other) for other in there):
                 options += [*_parents([link]), "--symlink", target, str(link)]
         for path in self.interpreter.masked:
-            options += ["--ro-bind", str(self.place / "empty"), str(path)]
+            options += ["--perms", "0755", "--tmpfs", str(path)]
+        for path in unmasked:
+            options += ["--ro-bind", str(path), str(path)]
+        for path in self.interpreter.masked:
+            options += ["--remount-ro", str(path)]
         return options
 
     def _command(self, argv: Sequence[str], cwd: str, env: Mapping[str, str] | None, become: int | None) -> list[str]:

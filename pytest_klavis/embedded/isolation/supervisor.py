@@ -28,6 +28,11 @@ _supervisors: set[int] = set()  # of the runs that are under way
 _IGNORED = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE)
 
 
+def spare(pid: int, *, no_more: bool = False) -> None:
+    """Whoever looks for what a command has left behind leaves this child of ours alone."""
+    (_supervisors.discard if no_more else _supervisors.add)(pid)
+
+
 class Supervised:
     """A command with its supervisor. A `runner.Started`."""
 
@@ -60,7 +65,7 @@ class Supervised:
                 stdout=streams.stdout,
                 stderr=streams.stderr,
                 start_new_session=True,
-                preexec_fn=_parting(control, enter, confine),  # noqa: PLW1509 - system calls only, see there
+                preexec_fn=parting(control, enter, confine),  # noqa: PLW1509 - system calls only, see there
             )
             self.pid = self._process.pid
             _supervisors.add(self.pid)
@@ -98,7 +103,7 @@ class Supervised:
         return code
 
 
-def _parting(control: int, enter: Callable[[], None] | None, confine: Callable[[], None]) -> Callable[[], None]:
+def parting(control: int, enter: Callable[[], None] | None, confine: Callable[[], None]) -> Callable[[], None]:
     """A `preexec_fn` that forks: one side supervises and never returns, the other goes on to be the command."""
 
     def preexec() -> None:  # forked child
@@ -113,7 +118,7 @@ def _parting(control: int, enter: Callable[[], None] | None, confine: Callable[[
         if child:
             _supervise(child, control, domain=domain)
         os.setsid()
-        _default_signals()
+        default_signals()
         confine()
 
     return preexec
@@ -128,7 +133,7 @@ def _signals_stay_inside() -> bool:  # forked child
     return False
 
 
-def _default_signals() -> None:  # forked child
+def default_signals() -> None:  # forked child
     for number in signal.valid_signals():
         if number not in (signal.SIGKILL, signal.SIGSTOP) and signal.getsignal(number) != signal.SIG_DFL:
             with suppress(OSError, ValueError):  # the C library keeps a few for itself
@@ -154,6 +159,8 @@ def _supervise(child: int, control: int, *, domain: bool) -> NoReturn:  # forked
 
 
 def _close_from(first: int) -> None:  # forked child
+    if syscalls.close_range(first):
+        return
     for name in os.listdir("/dev/fd"):  # noqa: PTH208
         if int(name) >= first:
             with suppress(OSError):  # the listing's own

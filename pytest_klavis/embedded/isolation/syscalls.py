@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -16,11 +17,16 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 PR_SET_SECCOMP = 22
 PR_CAPBSET_DROP = 24
+PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
 PR_SET_CHILD_SUBREAPER = 36
+PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 PR_SET_NO_NEW_PRIVS = 38
 SECCOMP_MODE_FILTER = 2
+_CAPABILITY_VERSION_3 = 0x20080522
 
 # The same numbers on every architecture (they came after the tables were unified).
+_CLOSE_RANGE = 436
 _LANDLOCK_CREATE_RULESET = 444
 _LANDLOCK_ADD_RULE = 445
 _LANDLOCK_RESTRICT_SELF = 446
@@ -62,6 +68,11 @@ def prctl(option: int, argument: int = 0, second: int = 0) -> int:
     )
 
 
+def close_range(first: int) -> bool:  # forked child
+    """Close every descriptor from `first` on; False where the kernel (before 5.9) cannot."""
+    return LINUX and _libc.syscall(_CLOSE_RANGE, ctypes.c_uint(first), ctypes.c_uint(0xFFFFFFFF), 0) == 0
+
+
 def drop_bounding_set() -> None:  # forked child
     """Empty the capability bounding set of this thread (needs CAP_SETPCAP)."""
     capability = 0
@@ -73,6 +84,22 @@ def drop_bounding_set() -> None:  # forked child
                 raise
             return  # EINVAL: one past the last capability of this kernel
         capability += 1
+
+
+def setns(fd: int) -> None:  # forked child
+    """Enter a namespace; of a PID namespace, for the children to come. Raises OSError."""
+    _checked(_libc.setns(fd, 0), "setns")
+
+
+def drop_capabilities() -> None:  # forked child
+    """Give up all capabilities of this thread, and look whether they are gone. Raises OSError."""
+    prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    _checked(_libc.capset(header, (ctypes.c_uint32 * 6)()), "capset")
+    left = (ctypes.c_uint32 * 6)()
+    _checked(_libc.capget(header, left), "capget")
+    if any(left):
+        raise OSError(errno.EPERM, "capabilities could not be given up")
 
 
 def landlock_abi() -> int:

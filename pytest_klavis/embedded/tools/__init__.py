@@ -6,7 +6,16 @@ import functools
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from pytest_klavis.embedded.tools import code_executor, filesystem, git, terminal
+from pytest_klavis.embedded.tools import (
+    code_executor,
+    code_runner,
+    filesystem,
+    git,
+    localmemory,
+    mail,
+    pdf,
+    terminal,
+)
 from pytest_klavis.embedded.tools.base import ToolContext, ToolFailureError, ToolResult
 from pytest_klavis.embedded.tools.schema import Flavour, Tool
 
@@ -34,10 +43,14 @@ _FLAVOURS: dict[str, dict[str | None, Flavour]] = {
     "git": {None: git.KLAVIS, "MCP_Atlas": git.UPSTREAM, "Toolathlon": git.UPSTREAM},
     "terminal": dict.fromkeys((None, "MCP_Atlas", "Toolathlon"), terminal.FLAVOUR),
     "code-executor": dict.fromkeys((None, "MCP_Atlas", "Toolathlon"), code_executor.FLAVOUR),
+    "code-runner": dict.fromkeys((None, "MCP_Atlas", "Toolathlon"), code_runner.FLAVOUR),
+    "localmemory": {None: localmemory.KLAVIS, "MCP_Atlas": localmemory.ATLAS, "Toolathlon": localmemory.TOOLATHLON},
+    "poste_email_toolathlon": dict.fromkeys((None, "MCP_Atlas", "Toolathlon"), mail.FLAVOUR),
+    "pdf-tools": {None: pdf.KLAVIS, "MCP_Atlas": pdf.UPSTREAM, "Toolathlon": pdf.UPSTREAM},
 }
 
 SERVERS: tuple[str, ...] = tuple(_FLAVOURS)
-NEEDS_ISOLATION: frozenset[str] = frozenset({"git", "terminal", "code-executor"})
+NEEDS_ISOLATION: frozenset[str] = frozenset({"git", "terminal", "code-executor", "code-runner", "pdf-tools"})
 
 
 class UnknownToolsError(LookupError):

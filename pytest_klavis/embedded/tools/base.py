@@ -14,6 +14,7 @@ from pytest_klavis.embedded.files import (
     AccessDeniedError,
     ClosedError,
     DiskFullError,
+    ForeignPathError,
     NotAFileError,
     TooLargeError,
     agent_path,
@@ -23,9 +24,11 @@ from pytest_klavis.embedded.threads import Threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from pytest_klavis.embedded.files import WorkspaceFiles
     from pytest_klavis.embedded.isolation.model import Completed, Isolation, Jail, Limits
+    from pytest_klavis.embedded.mail.office import Mail
 
 READ_LIMIT = 4 << 20  # bytes of a file that one answer may hold
 
@@ -40,7 +43,7 @@ class ToolContext:
 
     `root` is the workspace as the agent sees it. `state` belongs to this sandbox and server: it lives as long as the
     sandbox and is emptied by a reset. Whatever touches files runs in `threads`. `headers`: of
-    the HTTP request.
+    the HTTP request. `mail`: of a sandbox that has the mail server.
     """
 
     files: WorkspaceFiles
@@ -51,11 +54,14 @@ class ToolContext:
     state: dict[str, Any] = field(default_factory=dict)
     threads: Threads = field(default_factory=Threads)
     headers: Mapping[str, str] = field(default_factory=dict)
+    mail: Mail | None = None
 
     def relative(self, text: str) -> str:
         """The path inside the workspace that the agent's `text` means. Raises ToolFailureError when it is outside."""
         try:
             return agent_path(text, (self.root, AGENT_ROOT, str(self.files.root)))
+        except ForeignPathError as error:
+            raise ToolFailureError(str(error)) from error
         except AccessDeniedError as error:
             raise ToolFailureError(f"{error} not in {self.root}") from error
 
@@ -72,11 +78,19 @@ class ToolContext:
         return check
 
     async def run(
-        self, argv: Sequence[str], *, cwd: str = ".", env: Mapping[str, str] | None = None, stdin: bytes = b""
+        self,
+        argv: Sequence[str],
+        *,
+        cwd: str = ".",
+        env: Mapping[str, str] | None = None,
+        stdin: bytes = b"",
+        readable: Sequence[Path] = (),
     ) -> Completed:
         """Run a command in the sandbox. Raises ToolFailureError for one that cannot be run as asked, IsolationError."""
         try:
-            return await self.isolation.run(argv, self.jail, cwd=cwd, env=env, limits=self.limits, stdin=stdin)
+            return await self.isolation.run(
+                argv, self.jail, cwd=cwd, env=env, limits=self.limits, stdin=stdin, readable=readable
+            )
         except BadCommandError as error:
             raise ToolFailureError(str(error)) from error
 

@@ -1,6 +1,7 @@
 """The filesystem server's tools, after @modelcontextprotocol/server-filesystem 2026.8.31 and Klavis's fork 0.6.3."""
 
 import base64
+import math
 import posixpath
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -9,14 +10,7 @@ from pydantic import BaseModel, Field
 
 from pytest_klavis.embedded.files import TooLargeError
 from pytest_klavis.embedded.tools import edits
-from pytest_klavis.embedded.tools.base import (
-    READ_LIMIT,
-    ToolContext,
-    ToolFailureError,
-    ToolResult,
-    explained,
-    utf8,
-)
+from pytest_klavis.embedded.tools.base import READ_LIMIT, ToolContext, ToolFailureError, ToolResult, explained, utf8
 from pytest_klavis.embedded.tools.listing import (
     directory_tree,
     get_file_info,
@@ -60,7 +54,7 @@ def read_text_file(
             raise ToolFailureError(f"{name} must be a number of lines, not {count:g}")
     with explained(context, "open", inner):
         if head:
-            return _head(context, inner, int(head))
+            return _head(context, inner, math.ceil(head))
         if tail:
             return _tail(context, inner, int(tail))
         try:
@@ -170,7 +164,7 @@ def read_multiple_files(
 def write_file(context: ToolContext, path: str, content: str) -> str:
     """Create a file, or replace an existing one without warning, with the given text. Only works within allowed
     directories."""
-    inner = context.relative(path)
+    inner = _new_place(context, path, "open")
     with explained(context, "open", inner):
         context.files.write_bytes(inner, utf8(content))
     return f"Successfully wrote to {path}"
@@ -200,10 +194,19 @@ def edit_file(
 def create_directory(context: ToolContext, path: str) -> str:
     """Create a directory with all its parents; succeeds silently when it is already there. Only works within allowed
     directories."""
-    inner = context.relative(path)
+    inner = _new_place(context, path, "mkdir")
     with explained(context, "mkdir", inner):
         context.files.mkdir(inner)
     return f"Successfully created directory {path}"
+
+
+def _new_place(context: ToolContext, path: str, operation: str) -> str:
+    """Where something may be made. As upstream, not where a link leads that leads nowhere. Raises ToolFailureError."""
+    inner = context.relative(path)
+    with explained(context, operation, inner):
+        if context.files.exists(inner, follow=False):
+            context.files.stat(inner)
+    return inner
 
 
 def move_file(context: ToolContext, source: str, destination: str) -> str:

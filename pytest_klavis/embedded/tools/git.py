@@ -150,6 +150,8 @@ async def git_create_branch(
         base = base_branch or await repo.branch()
         if base is None:
             raise ToolFailureError("HEAD is detached, so there is no current branch to branch from; pass base_branch")
+        if base_branch and base_branch not in (await repo.git("for-each-ref", "--format=%(refname:short)")).split("\n"):
+            raise ToolFailureError(f"No item found with id {base_branch}")
         code, _, stderr = await repo.try_git("branch", "--no-track", "--", branch_name, base)
         if code != 0 and "already exists" in stderr:
             raise ToolFailureError(f"Cannot create branch '{branch_name}': refs/heads/{branch_name} already exists")

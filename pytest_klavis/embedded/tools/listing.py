@@ -3,6 +3,7 @@
 import json
 import posixpath
 import stat
+import unicodedata
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
@@ -37,7 +38,7 @@ def list_directory_with_sizes(
     inner = context.relative(path)
     sized = [(entry, _size(context, inner, entry)) for entry in _scan(context, inner)]
     order: dict[str, Callable[[tuple[Entry, int]], Any]] = {
-        "name": lambda item: (item[0].name.casefold(), item[0].name.swapcase()),
+        "name": lambda item: _collated(item[0].name),
         "size": lambda item: -item[1],
     }
     lines = []
@@ -47,6 +48,20 @@ def list_directory_with_sizes(
     files = [size for entry, size in sized if entry.kind != "dir"]
     total = f"Total: {len(files)} files, {len(sized) - len(files)} directories"
     return "\n".join([*lines, "", total, f"Combined size: {format_size(sum(files))}"])
+
+
+# The order of the Unicode collation's root for what is in names most: punctuation, then symbols, digits and letters.
+_PUNCTUATION = "_-,;:!?.'\"()[]{}@*/\\&#%`^+<=>|~$"
+
+
+def _collated(name: str) -> tuple[Any, ...]:
+    """A key that sorts names as people do: accents, then capitals count only between names that are else equal."""
+    plain = "".join(letter for letter in unicodedata.normalize("NFKD", name) if not unicodedata.combining(letter))
+    letters = [
+        (0, 0, "") if letter.isspace() else (1, at, "") if (at := _PUNCTUATION.find(letter)) >= 0 else (2, 0, letter)
+        for letter in plain.casefold()
+    ]
+    return letters, name.casefold(), name.swapcase()
 
 
 def _size(context: ToolContext, directory: str, entry: Entry) -> int:

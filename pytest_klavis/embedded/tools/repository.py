@@ -89,6 +89,8 @@ async def repository(context: ToolContext, repo_path: str) -> Repository:
 def _find(context: ToolContext, repo_path: str) -> str:
     inner = context.relative(repo_path)
     files = context.files
+    if posixpath.basename(inner) == ".git" and files.exists(f"{inner}/HEAD"):
+        inner = posixpath.dirname(inner) or "."
     if not files.exists(inner):
         raise ToolFailureError(f"There is no '{repo_path}': repo_path must be a git repository below {context.root}")
     bare = all(files.exists(f"{inner}/{name}") for name in ("HEAD", "objects", "refs"))

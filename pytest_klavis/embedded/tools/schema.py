@@ -115,7 +115,8 @@ class Tool:
 class Flavour:
     """The tools of one server as one build of it offers them. The keys are tool names without the prefix.
 
-    `refine` adds keywords to fields of an input schema for which the function itself has the words.
+    `refine` adds keywords to fields of an input schema for which the function itself has the words. `closed`: input
+    schemas say that they know all arguments; one more is ignored all the same, as upstream does.
     """
 
     functions: Mapping[str, Function]
@@ -124,6 +125,7 @@ class Flavour:
     outputs: Mapping[str, Schema] = field(default_factory=dict)
     refine: Mapping[str, Mapping[str, Schema]] = field(default_factory=dict)
     strict: bool = True
+    closed: bool = False
 
     def tools(self) -> dict[str, Tool]:
         """The tools by full name, in order."""
@@ -134,10 +136,11 @@ class Flavour:
         properties = {key: dict(value) for key, value in arguments.schema["properties"].items()}
         for key, keywords in self.refine.get(name, {}).items():
             properties[key] |= keywords
+        closed: Schema = {"additionalProperties": False} if self.closed else {}
         return Tool(
             name=self.prefix + name,
             description=" ".join((inspect.getdoc(function) or "").split()),
-            input_schema=arguments.schema | {"properties": properties},
+            input_schema=arguments.schema | {"properties": properties} | closed,
             output_schema=self.outputs.get(name),
             annotations=self.annotations.get(name),
             arguments=arguments,

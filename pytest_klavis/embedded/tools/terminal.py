@@ -45,8 +45,9 @@ async def run_command(
             f"Security violation: Command exceeds maximum length of {MAX_COMMAND}; write a script file and run that"
         )
     done = await context.run(["sh", "-c", _SHELL, "sh", readable(command)], env=_ENVIRONMENT)
-    streams = [stream.decode("utf-8", "replace") for stream in (done.stdout, done.stderr)]
-    content = [text_part(stream) for stream in streams if stream]
+    stdout, stderr = (stream.decode("utf-8", "replace") for stream in (done.stdout, done.stderr))
+    content = [text_part(stdout)] if stdout else []
+    content += [text_part(stderr) | {"error": True}] if stderr else []  # upstream marks it so
     if done.stopped is not None:
         content.append(text_part(f"\n{stopped_text('Command', done, context.limits)}"))
         return ToolResult(content, is_error=True)
@@ -91,6 +92,7 @@ Workspace size: {_mebibytes(limits.disk)}
 _ISOLATION = {
     "strict": "strict - no network; only the working directory can be written; the host's files are not there",
     "landlock": "landlock - no network; only the working directory can be written; system files can be read",
+    "seatbelt": "seatbelt - no network; only the working directory can be written; system files can be read",
     "none": "none - commands run as an ordinary process of the host",
     "unavailable": "unavailable - commands cannot be run here",
 }
