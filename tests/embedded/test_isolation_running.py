@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import subprocess
+import shutil
 import sys
 import sysconfig
 import time
@@ -214,7 +215,8 @@ def test_a_readable_directory_is_seen_and_not_written(box: Box, place: Path) -> 
 def test_one_package_of_many_can_be_shown(box: Box, place: Path) -> None:
     import iniconfig
 
-    package = Path(iniconfig.__file__).parent
+    package = place / "elsewhere"
+    shutil.copytree(Path(iniconfig.__file__).parent, package)  # where it is may be closed to other users
     folder = place / "packages"
     folder.mkdir()
     folder.chmod(0o755)

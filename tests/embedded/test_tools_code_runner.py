@@ -30,6 +30,13 @@ def fail(box: Box, language: str, code: str) -> str:
     return box.failure("code-runner", "run-code", code=code, languageId=language)
 
 
+@pytest.fixture(autouse=True)
+def _no_leftovers(box: Box) -> None:
+    """What a killed snippet had written stays until the sandbox is reset."""
+    for folder in (box.jail.scratch / "tmp").glob("run-*"):
+        shutil.rmtree(folder)
+
+
 def leftovers(box: Box) -> list[str]:
     return [path.name for path in (box.jail.scratch / "tmp").glob("run-*")]
 

@@ -61,8 +61,9 @@ ATTACKS = {
     "ask the kernel for its sockets": Attack(
         "s = socket.socket(16, socket.SOCK_RAW, 4)\n"
         "s.send(struct.pack('=IHHIIBBBxI48x', 72, 20, 0x301, 1, 0, 2, 6, 0, 0xFFFFFFFF))\n"
-        "data = s.recv(65536)\n"
-        "if struct.pack('>H', int(TCP)) in data: print('ESCAPED')"
+        "s.settimeout(1)\n"
+        "while struct.pack('>H', int(TCP)) not in s.recv(1 << 20): pass\n"
+        "print('ESCAPED')"
     ),
     "resolve a name": Attack(
         "socket.gethostbyname('example.org'); print('ESCAPED')",
