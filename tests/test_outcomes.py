@@ -229,10 +229,10 @@ def test_a_server_that_the_backend_lacks(pytester: pytest.Pytester) -> None:
             klavis_sandbox("github")
 
         def test_local(local_sandbox):
-            local_sandbox("excel")
+            local_sandbox("arxiv")
         """
     )
     pytester.runpytest().assert_outcomes(skipped=2)
     result = pytester.runpytest("--klavis-require=on")
     result.assert_outcomes(errors=2)
-    result.stdout.fnmatch_lines(["*the embedded backend has no local sandbox (excel)*", "*filesystem*"])
+    result.stdout.fnmatch_lines(["*the embedded backend has no local sandbox (arxiv)*", "*filesystem*"])

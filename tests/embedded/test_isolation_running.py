@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
-import shutil
 import sys
 import sysconfig
 import time
