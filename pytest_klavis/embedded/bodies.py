@@ -12,7 +12,7 @@ from pydantic import Field
 from typing_extensions import TypedDict  # pydantic reads the standard one from Python 3.12 on only
 
 from pytest_klavis import catalog
-from pytest_klavis.embedded import fields, tools
+from pytest_klavis.embedded import fields
 
 # As JSON Schema has regular expressions; pydantic's have no look-ahead.
 _NO_NUL = r"^[^\u0000]*$"
@@ -21,7 +21,7 @@ _RELATIVE = r"^(?!/)(?!([^\u0000]*/)?\.\.(/|$))[^\u0000]*$"
 _PROGRAM = {"type": "string", "minLength": 1, "pattern": _NO_NUL}
 
 _Benchmark = Annotated[str | None, Field(json_schema_extra={"enum": [*catalog.BENCHMARKS, None]})]
-_Server = Annotated[str, Field(json_schema_extra={"enum": [*tools.SERVERS]})]
+_Server = Annotated[str, Field(json_schema_extra={"enum": [*fields.SERVERS]})]
 _Ttl = Annotated[int, Field(ge=fields.TTL_RANGE[0], le=fields.TTL_RANGE[-1])]
 _Timeout = Annotated[float, Field(gt=0, le=fields.MAX_TIMEOUT)]
 _Word = Annotated[str, Field(json_schema_extra={"pattern": _NO_NUL})]

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from pytest_klavis.embedded.isolation.disk import measure
+from pytest_klavis.embedded.isolation.places import DATA
 from pytest_klavis.embedded.rooted import LIBC, LISTING, AccessDeniedError, Root
 
 if TYPE_CHECKING:
@@ -36,8 +37,6 @@ __all__ = [
     "WorkspaceFiles",
     "agent_path",
 ]
-
-AGENT_ROOT = "/data"  # how agents name the workspace, whatever its real path is
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -118,7 +117,7 @@ class WorkspaceFiles:
         self.disk = disk
         self.lock = threading.RLock()
         self.closed = False
-        self._at = Root(self.root, (AGENT_ROOT, str(self.root)), openat2=openat2)
+        self._at = Root(self.root, (DATA, str(self.root)), openat2=openat2)
         self._used = 0
         self._measured = float("-inf")
 

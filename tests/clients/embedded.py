@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import selectors
-import subprocess
-import sys
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import httpx
 
+from tests.cloud import standalone
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 KEY = "key-of-the-client-tests"
-START = 30.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -45,31 +41,9 @@ class Box:
 @contextmanager
 def embedded_server() -> Iterator[httpx.Client]:
     """`pytest-klavis serve`, and an HTTP client for its API."""
-    command = [sys.executable, "-m", "pytest_klavis.cli", "serve", "--port", "0"]
-    environment = os.environ | {"KLAVIS_API_KEY": KEY}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            url = _ready(process)
-            headers = {"Authorization": f"Bearer {KEY}"}
-            with httpx.Client(base_url=url, headers=headers, trust_env=False, timeout=30) as api:
-                yield api
-        finally:
-            process.terminate()
-            process.wait(30)
-
-
-def _ready(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    with selectors.DefaultSelector() as selector:
-        selector.register(process.stdout, selectors.EVENT_READ)
-        end = time.monotonic() + START
-        while selector.select(max(0.0, end - time.monotonic())):
-            line = process.stdout.readline()
-            if line.startswith("READY "):
-                return line.split()[1]
-            if not line:
-                raise AssertionError(f"the embedded server ended with exit code {process.wait(START)}")
-    raise AssertionError(f"the embedded server was not ready within {START:g} s")
+    headers = {"Authorization": f"Bearer {KEY}"}
+    with standalone(key=KEY) as url, httpx.Client(base_url=url, headers=headers, trust_env=False, timeout=30) as api:
+        yield api
 
 
 @contextmanager

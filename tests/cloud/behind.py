@@ -41,11 +41,11 @@ class Embedded:
 
 
 @contextmanager
-def standalone(*arguments: str, key: str = KEY) -> Iterator[str]:
+def standalone(*arguments: str, key: str = KEY, **variables: str) -> Iterator[str]:
     """`pytest-klavis serve` as a process; yields its URL."""
     ours = {name: value for name, value in os.environ.items() if name != "CI" and not name.startswith("KLAVIS_")}
     kept = {name: os.environ[name] for name in ("KLAVIS_SERVERS_DIR",) if name in os.environ}
-    environment = {**ours, **kept, "KLAVIS_API_KEY": key}
+    environment = {**ours, **kept, "KLAVIS_API_KEY": key, **variables}
     process = subprocess.Popen(
         [sys.executable, "-m", "pytest_klavis.cli", "serve", "--port", "0", *arguments],
         stdout=subprocess.PIPE,

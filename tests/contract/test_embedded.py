@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +11,7 @@ import pytest
 from pytest_klavis import errors
 from pytest_klavis.api import operations
 from pytest_klavis.api.client import KlavisClient
+from tests.cloud import standalone
 from tests.contract import openapi
 from tests.contract.relay import Relay, Said
 
@@ -27,29 +24,10 @@ KEY = "key-of-the-contract-test"
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """`pytest-klavis serve` as a process of its own; its URL."""
-    place = tmp_path_factory.mktemp("served")
-    environment = {**os.environ, "KLAVIS_API_KEY": KEY}
-    command = [sys.executable, "-m", "pytest_klavis.cli", "serve", "--port", "0"]
-    with (
-        (place / "log").open("wb") as log,
-        subprocess.Popen(command, cwd=place, env=environment, stdout=subprocess.PIPE, stderr=log, text=True) as server,
-    ):
-        assert server.stdout is not None
-        try:
-            # Ends with the process, should it end before it is ready.
-            word, _, url = server.stdout.readline().strip().partition(" ")
-            if word != "READY":
-                server.wait(10)
-                pytest.fail(f"the server did not start:\n{(place / 'log').read_text()[-2000:]}")
-            yield url
-        finally:
-            server.send_signal(signal.SIGINT)
-            try:
-                server.wait(15)
-            except subprocess.TimeoutExpired:
-                server.kill()
+def served() -> Iterator[str]:
+    """The URL of a server."""
+    with standalone(key=KEY) as url:
+        yield url
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from pytest_klavis.api.operations import DUMP_LOCAL_SERVER, INITIALIZE_LOCAL_SERVER, SEED_OPERATIONS
-from pytest_klavis.embedded import app
+from pytest_klavis.embedded import app, fields
 from pytest_klavis.embedded import openapi as own
 from tests.contract import openapi
 from tests.contract.shapes import Shape, apart, shape, wider
@@ -72,6 +72,11 @@ ALLOWED = {
 
 def _ours() -> dict[str, Any]:
     return own.document()
+
+
+def test_every_server_that_there_is_can_be_named() -> None:
+    names = _ours()["components"]["schemas"]["AcquireLocalSandboxRequest"]["properties"]["server_names"]
+    assert {name for option in names["anyOf"] for name in option.get("items", {}).get("enum", ())} == {*fields.SERVERS}
 
 
 def test_every_rest_route_is_described_and_nothing_else() -> None:

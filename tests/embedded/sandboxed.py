@@ -8,28 +8,20 @@ import shutil
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_klavis.embedded.files import WorkspaceFiles
-from pytest_klavis.embedded.isolation import Isolation, Jail, Limits, choose
+from pytest_klavis.embedded.isolation import Isolation, Jail, Limits
 from pytest_klavis.embedded.tools import ToolContext, ToolResult, tools
+from tests.embedded import isolation_support
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _UID = 59_321  # of the workspace, when the tests run as root
-
-
-LEVELS = ["strict", "landlock"]
-
-
-@cache
-def _isolation(level: str) -> Isolation:
-    return asyncio.run(choose(level))
 
 
 @dataclass
@@ -69,7 +61,7 @@ class Box:
 @contextmanager
 def new_box(level: str = "auto") -> Iterator[Box]:
     """A new, empty workspace; skips the test where the level (or, for "auto", every level) does not work."""
-    isolation = _isolation(level)
+    isolation = isolation_support.level(level)
     if isolation.level == "unavailable":
         pytest.skip(f"isolation {level!r} does not work on this machine: {isolation.reason}")
     # Not pytest's tmp_path: another user cannot go through that.

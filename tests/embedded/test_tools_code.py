@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.embedded.sandboxed import LEVELS, Box, new_box
+from tests.embedded.isolation_support import LEVELS
+from tests.embedded.sandboxed import Box, new_box
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -21,8 +21,9 @@ from pypdf import PdfReader, PdfWriter
 
 from pytest_klavis.embedded.tools import tools
 from pytest_klavis.embedded.tools.pdf import upstream
+from tests.embedded.isolation_support import LEVELS
 from tests.embedded.pdf_support import assemble, page_tree, pdf, stream
-from tests.embedded.sandboxed import LEVELS, Box, new_box
+from tests.embedded.sandboxed import Box, new_box
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

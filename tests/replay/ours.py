@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import selectors
-import subprocess
-import sys
 import tarfile
-import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
+
+from tests.cloud import standalone
 
 from .stdio import PROTOCOL, Answer
 
@@ -22,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 KEY = "key-of-the-replay"
-START = 60.0  # seconds
 
 
 class Box:
@@ -84,27 +80,9 @@ class Box:
 @contextmanager
 def embedded_server(place: Path) -> Iterator[httpx.Client]:
     """`pytest-klavis serve` with its files below `place`, and an HTTP client for its API."""
-    command = [sys.executable, "-m", "pytest_klavis.cli", "serve", "--port", "0"]
-    environment = os.environ | {"KLAVIS_API_KEY": KEY, "TMPDIR": str(place)}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            headers = {"Authorization": f"Bearer {KEY}"}
-            with httpx.Client(base_url=_ready(process), headers=headers, trust_env=False, timeout=60) as api:
-                yield api
-        finally:
-            process.terminate()
-            process.wait(30)
-
-
-def _ready(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    end = time.monotonic() + START
-    with selectors.DefaultSelector() as selector:
-        selector.register(process.stdout, selectors.EVENT_READ)
-        while selector.select(max(0.0, end - time.monotonic())):
-            line = process.stdout.readline()
-            if line.startswith("READY "):
-                return line.split()[1]
-            if not line:
-                raise AssertionError(f"the embedded server ended with exit code {process.wait(START)}")
-    raise AssertionError(f"the embedded server was not ready within {START:g} s")
+    headers = {"Authorization": f"Bearer {KEY}"}
+    with (
+        standalone(key=KEY, TMPDIR=str(place)) as url,
+        httpx.Client(base_url=url, headers=headers, trust_env=False, timeout=60) as api,
+    ):
+        yield api

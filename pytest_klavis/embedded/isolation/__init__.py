@@ -30,10 +30,10 @@ from pytest_klavis.embedded.isolation.model import (
     Isolation,
     IsolationError,
     Jail,
-    Limits,
 )
 from pytest_klavis.embedded.isolation.probe import choose, probe_sync
 from pytest_klavis.embedded.isolation.running import Running
+from pytest_klavis.limits import Limits
 
 __all__ = [
     "BadCommandError",

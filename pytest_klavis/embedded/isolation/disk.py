@@ -19,7 +19,8 @@ from pytest_klavis.workspace.trees import DIRECTORY, open_directory, unlock
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
 
-    from pytest_klavis.embedded.isolation.model import Jail, Limits
+    from pytest_klavis.embedded.isolation.model import Jail
+    from pytest_klavis.limits import Limits
 
 SCRAP = 4096  # bytes that a file may hold where there is no room; bubblewrap has to write /etc/passwd
 WALK_SHARE = 20  # looking takes at most a twentieth of the time

@@ -48,7 +48,7 @@ def main(control: int, server: int, load: str, arguments: list[str]) -> NoReturn
         sys.exit("a process with threads cannot be forked")
     gc.collect()
     gc.freeze()
-    Zygote(sock, serve).work()
+    Forker(sock, serve).work()
 
 
 def script(code: str, *arguments: str) -> Callable[[], None]:
@@ -61,7 +61,7 @@ def script(code: str, *arguments: str) -> Callable[[], None]:
     return serve
 
 
-class Zygote:
+class Forker:
     """Forks, and tells the exit codes of its forks."""
 
     def __init__(self, sock: socket.socket, serve: Callable[[], None]) -> None:

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 from pytest_klavis.embedded.isolation import disk, runner, seccomp, syscalls
 from pytest_klavis.embedded.isolation.advice import no_landlock
 from pytest_klavis.embedded.isolation.confinement import Confinement
-from pytest_klavis.embedded.isolation.model import Completed, IsolationError, Jail, Limits
-from pytest_klavis.embedded.isolation.places import environment, open_directory, prepare_scratch
+from pytest_klavis.embedded.isolation.model import Completed, IsolationError, Jail
+from pytest_klavis.embedded.isolation.places import DATA, environment, open_directory, prepare_scratch
 from pytest_klavis.embedded.isolation.running import Running
 from pytest_klavis.embedded.isolation.supervisor import Supervised
 from pytest_klavis.embedded.isolation.users import become, process_limit
+from pytest_klavis.limits import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 _READABLE = ("/usr", "/lib", "/lib32", "/lib64", "/libx32", "/bin", "/sbin", "/etc/ld.so.cache", "/etc/alternatives")
 _PUBLIC = ("/etc/mime.types", "/etc/localtime")  # libraries read these where they find them
 _DEVICES_READ = ("/dev/zero", "/dev/urandom", "/dev/random", "/dev/full")
-_DATA = "/data"  # agents name files that way; processes see the real path
 _OLDEST = 3  # before that files outside could be truncated
 _SCOPED = syscalls.SCOPE_ABSTRACT_UNIX | syscalls.SCOPE_SIGNAL
 
@@ -76,13 +76,7 @@ class Landlock:
         """See `Isolation.run`."""
         limits = await disk.within_room(jail, limits)
         with self._prepared(argv, jail, limits, cwd=cwd, env=env, readable=readable) as start:
-            return await runner.run(
-                start,
-                (jail.workspace, jail.scratch),
-                seconds=limits.wall_seconds if timeout is None else timeout,
-                limits=limits,
-                stdin=stdin,
-            )
+            return await runner.run(start, jail, timeout=timeout, limits=limits, stdin=stdin)
 
     async def start(
         self,
@@ -109,7 +103,7 @@ class Landlock:
     ) -> Running:
         """See `Forking.fork`."""
         home, tmp = prepare_scratch(jail)
-        with self._confinement(jail, limits, ".", readable) as confinement:
+        with self._confinement(jail, limits, ".", (home, tmp), readable) as confinement:
             return await zygote.fork(environment(self.interpreter.folder, home, tmp, env), confinement)
 
     @contextmanager
@@ -126,7 +120,7 @@ class Landlock:
         """What starts the command on given streams."""
         runner.check_command(argv, env)
         home, tmp = prepare_scratch(jail)
-        with self._confinement(jail, limits, cwd, readable) as confinement:
+        with self._confinement(jail, limits, cwd, (home, tmp), readable) as confinement:
             yield partial(
                 Supervised,
                 argv,
@@ -136,15 +130,16 @@ class Landlock:
             )
 
     @contextmanager
-    def _confinement(self, jail: Jail, limits: Limits, cwd: str, readable: Sequence[Path]) -> Iterator[Confinement]:
+    def _confinement(
+        self, jail: Jail, limits: Limits, cwd: str, scratch: tuple[Path, Path], readable: Sequence[Path]
+    ) -> Iterator[Confinement]:
         become(jail.uid)  # raises, if it has to
         seccomp.program(sockets=False)  # assembled here, not in each child
-        home, tmp = prepare_scratch(jail)
         rlimits = runner.resource_limits(limits, process_limit(jail.uid, limits))
         with ExitStack() as opened:
-            directory, _ = open_directory(jail.workspace, cwd, (self.root(jail), _DATA))
+            directory, _ = open_directory(jail.workspace, cwd, (self.root(jail), DATA))
             opened.callback(os.close, directory)
-            inner = self._ruleset(jail.workspace, home, tmp, readable)
+            inner = self._ruleset((jail.workspace, *scratch), readable)
             opened.callback(os.close, inner)
             outer = None
             if self.abi >= 6:
@@ -158,7 +153,7 @@ class Landlock:
         paths = [*map(Path, (*_READABLE, *_PUBLIC)), *of_debian, *self.interpreter.readable]
         return tuple(dict.fromkeys(Path(os.path.realpath(path)) for path in paths))
 
-    def _ruleset(self, workspace: Path, home: Path, tmp: Path, readable: Sequence[Path]) -> int:
+    def _ruleset(self, writable: Sequence[Path], readable: Sequence[Path]) -> int:
         everything = syscalls.filesystem_rights(self.abi)
         ruleset = syscalls.create_ruleset(
             self.abi, fs=everything, net=syscalls.NET_BIND_TCP | syscalls.NET_CONNECT_TCP, scoped=_SCOPED
@@ -171,7 +166,7 @@ class Landlock:
             writing = reading | syscalls.FS_WRITE_FILE | syscalls.FS_TRUNCATE | syscalls.FS_IOCTL_DEV
             syscalls.allow_paths(ruleset, self.abi, [Path("/dev/null")], writing)
             own = everything & ~(syscalls.FS_MAKE_BLOCK | syscalls.FS_MAKE_CHAR | syscalls.FS_IOCTL_DEV)
-            syscalls.allow_paths(ruleset, self.abi, (workspace, home, tmp), own)
+            syscalls.allow_paths(ruleset, self.abi, writable, own)
         except BaseException:
             os.close(ruleset)
             raise

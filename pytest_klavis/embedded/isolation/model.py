@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from pytest_klavis.limits import Limits as Limits  # noqa: PLC0414 - known by both names
+from pytest_klavis.limits import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 from pytest_klavis.embedded.isolation import disk, runner, syscalls
 from pytest_klavis.embedded.isolation.confinement import Confinement
-from pytest_klavis.embedded.isolation.model import Completed, IsolationError, Jail, Limits
-from pytest_klavis.embedded.isolation.places import environment, open_directory, prepare_scratch
+from pytest_klavis.embedded.isolation.model import Completed, IsolationError, Jail
+from pytest_klavis.embedded.isolation.places import DATA, environment, open_directory, prepare_scratch
 from pytest_klavis.embedded.isolation.running import Running
 from pytest_klavis.embedded.isolation.supervisor import Supervised
 from pytest_klavis.embedded.isolation.users import become, process_limit
+from pytest_klavis.limits import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,12 +24,10 @@ if TYPE_CHECKING:
     from pytest_klavis.embedded.isolation.interpreter import Interpreter
     from pytest_klavis.embedded.isolation.warm import Zygote
 
-_DATA = "/data"
-
 
 def check_machine() -> None:
     """Refuse a machine with a /data of its own: commands would see that one, file tools the workspace."""
-    if Path(_DATA).exists():
+    if Path(DATA).exists():
         raise IsolationError(
             "this machine has a /data directory; without isolation commands that name /data would touch it "
             "instead of the workspace. Use --klavis-isolation auto, or a container without /data"
@@ -65,13 +64,7 @@ class NoIsolation:
         """See `Isolation.run`."""
         limits = await disk.within_room(jail, limits)
         with self._prepared(argv, jail, limits, cwd, env) as start:
-            return await runner.run(
-                start,
-                (jail.workspace, jail.scratch),
-                seconds=limits.wall_seconds if timeout is None else timeout,
-                limits=limits,
-                stdin=stdin,
-            )
+            return await runner.run(start, jail, timeout=timeout, limits=limits, stdin=stdin)
 
     async def start(
         self,
@@ -117,7 +110,7 @@ class NoIsolation:
         check_machine()
         become(jail.uid)  # raises, if it has to
         rlimits = runner.resource_limits(limits, process_limit(jail.uid, limits) if syscalls.LINUX else None)
-        directory, _ = open_directory(jail.workspace, cwd, (self.root(jail), _DATA))
+        directory, _ = open_directory(jail.workspace, cwd, (self.root(jail), DATA))
         try:
             yield Confinement(directory, tuple(rlimits), jail.uid)
         finally:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from pytest_klavis.embedded.isolation.model import Jail
 
+DATA = "/data"  # how agents name the workspace, whatever its real path is
 _DIRECTORY = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _MAX_LINKS = 40

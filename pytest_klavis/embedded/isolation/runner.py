@@ -22,9 +22,9 @@ from pytest_klavis.embedded.isolation.model import BadCommandError, Completed, I
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
-    from pytest_klavis.embedded.isolation.model import Limits
+    from pytest_klavis.embedded.isolation.model import Jail
+    from pytest_klavis.limits import Limits
 
 TRUNCATED = b"\n[... truncated ...]\n"
 NO_ROOM = b"\n[the workspace is over its disk limit: files could only be removed]\n"
@@ -168,19 +168,24 @@ class _Capture:
 
 
 async def run(
-    start: Callable[[Streams], Started], watch: Sequence[Path], *, seconds: float, limits: Limits, stdin: bytes
+    start: Callable[[Streams], Started],
+    jail: Jail,
+    *,
+    timeout: float | None,  # noqa: ASYNC109
+    limits: Limits,
+    stdin: bytes,
 ) -> Completed:
     """Start a command and stay with it to the end.
 
-    start: starts the command on the given descriptors. watch: directories that count against `limits.disk`.
-    seconds: limit of wall clock time. Raises IsolationError.
+    start: starts the command on the given descriptors. jail: what is in it counts against `limits.disk`.
+    timeout: seconds of wall clock time; replaces `limits.wall_seconds`. Raises IsolationError.
     """
-    return await _Run(watch, limits).complete(start, seconds, stdin)
+    return await _Run(jail, limits).complete(start, limits.wall_seconds if timeout is None else timeout, stdin)
 
 
 class _Run:
-    def __init__(self, watch: Sequence[Path], limits: Limits) -> None:
-        self._watch, self._limits = watch, limits
+    def __init__(self, jail: Jail, limits: Limits) -> None:
+        self._watch, self._limits = (jail.workspace, jail.scratch), limits
         self._command: Started | None = None
         self._stopped: str | None = None
 

@@ -9,7 +9,6 @@ nothing like a PID namespace or a subreaper; the existence of files can be told.
 from __future__ import annotations
 
 import os
-import resource
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,11 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_klavis.embedded.isolation import disk, runner
-from pytest_klavis.embedded.isolation.model import Completed, IsolationError, Jail, Limits
-from pytest_klavis.embedded.isolation.places import environment, open_directory, prepare_scratch
+from pytest_klavis.embedded.isolation.confinement import Confinement
+from pytest_klavis.embedded.isolation.model import Completed, IsolationError, Jail
+from pytest_klavis.embedded.isolation.places import DATA, environment, open_directory, prepare_scratch
 from pytest_klavis.embedded.isolation.running import Running
 from pytest_klavis.embedded.isolation.supervisor import Supervised
 from pytest_klavis.embedded.isolation.users import become
+from pytest_klavis.limits import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from pytest_klavis.embedded.isolation.interpreter import Interpreter
 
 SANDBOX_EXEC = "/usr/bin/sandbox-exec"  # by its path: nothing on PATH takes its place
-_DATA = "/data"
 _EXEC = 'exec "$0" "$@"'  # a shell says 127 and 126 where sandbox-exec would say 71
 
 # Programs, libraries and their data. Not /Library or /private as a whole: keychains and logs are there.
@@ -141,13 +141,7 @@ class Seatbelt:
         """See `Isolation.run`."""
         limits = await disk.within_room(jail, limits)
         with self._prepared(argv, jail, limits, cwd=cwd, env=env, readable=readable) as start:
-            return await runner.run(
-                start,
-                (jail.workspace, jail.scratch),
-                seconds=limits.wall_seconds if timeout is None else timeout,
-                limits=limits,
-                stdin=stdin,
-            )
+            return await runner.run(start, jail, timeout=timeout, limits=limits, stdin=stdin)
 
     async def start(
         self,
@@ -176,21 +170,14 @@ class Seatbelt:
     ) -> Iterator[Callable[[runner.Streams], Supervised]]:
         """What starts the command on given streams."""
         runner.check_command(argv, env)
-        drop = become(jail.uid)
+        become(jail.uid)  # raises, if it has to
         home, tmp = prepare_scratch(jail)
         rules = profile((jail.workspace, home, tmp), (*self.interpreter.readable, *readable))
         words = self.command(argv, rules, environment(self.interpreter.folder, home, tmp, env))
-        rlimits = runner.resource_limits(limits, None)
-        directory, _ = open_directory(jail.workspace, cwd, (self.root(jail), _DATA))
-
-        def confine() -> None:  # forked child
-            os.fchdir(directory)
-            for kind, pair in rlimits:
-                resource.setrlimit(kind, pair)
-            drop()
-
+        directory, _ = open_directory(jail.workspace, cwd, (self.root(jail), DATA))
+        confinement = Confinement(directory, tuple(runner.resource_limits(limits, None)), jail.uid)
         try:
-            yield partial(Supervised, words, {"PATH": "/usr/bin:/bin"}, confine=confine)
+            yield partial(Supervised, words, {"PATH": "/usr/bin:/bin"}, confine=confinement.confine)
         finally:
             os.close(directory)
 

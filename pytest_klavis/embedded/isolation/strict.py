@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 from pytest_klavis.embedded.isolation import disk, runner, seccomp
 from pytest_klavis.embedded.isolation.bubblewrap import Bubble
-from pytest_klavis.embedded.isolation.model import Completed, IsolationError, Jail, Limits
-from pytest_klavis.embedded.isolation.places import environment, open_directory, prepare_scratch
+from pytest_klavis.embedded.isolation.model import Completed, IsolationError, Jail
+from pytest_klavis.embedded.isolation.places import DATA, environment, open_directory, prepare_scratch
 from pytest_klavis.embedded.isolation.running import Running, on_pipes
 from pytest_klavis.embedded.isolation.spaces import Entry, namespaces_of
+from pytest_klavis.limits import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from pytest_klavis.embedded.isolation.interpreter import Interpreter
     from pytest_klavis.embedded.isolation.warm import Zygote
 
-DATA = "/data"
 _HOME = "/home/sandbox"
 _PYTHON = "/opt/python"  # where the folder of links to the interpreter is shown
 _UID = 1000  # what a plain user is inside
@@ -87,13 +87,7 @@ class Strict:
             started.append(prepared(streams))
             return started[0]
 
-        done = await runner.run(
-            start,
-            (jail.workspace, jail.scratch),
-            seconds=limits.wall_seconds if timeout is None else timeout,
-            limits=limits,
-            stdin=stdin,
-        )
+        done = await runner.run(start, jail, timeout=timeout, limits=limits, stdin=stdin)
         if done.stopped is None and not started[0].completed:
             said = done.stderr.decode(errors="replace").strip()[-2000:]
             raise IsolationError(f"bubblewrap could not set up the sandbox (exit code {done.exit_code}): {said}")

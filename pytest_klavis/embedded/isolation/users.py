@@ -13,7 +13,7 @@ from pytest_klavis.embedded.isolation.model import IsolationError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pytest_klavis.embedded.isolation.model import Limits
+    from pytest_klavis.limits import Limits
 
 _SLACK = 64  # processes that the user may start elsewhere meanwhile
 _FRESH = 5.0  # seconds for which a count holds

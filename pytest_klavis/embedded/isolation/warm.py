@@ -12,6 +12,7 @@ import select
 import signal
 import socket
 import subprocess
+import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -179,8 +180,7 @@ class Forked:
                 self._holder.kill()
             if not _readable(self._handle, _PATIENCE):
                 raise IsolationError(f"processes of the command could not be ended within {_PATIENCE} s")
-            with suppress(ChildProcessError):  # it comes to us when its zygote is gone
-                os.waitid(os.P_PIDFD, self._handle, os.WEXITED | os.WNOHANG)
+            self._wait_until_reaped()
             if self._holder is not None:
                 self._holder.end()  # after that: process 1 waits until this one is reaped
             code = os.read(self._status, 16) if _readable(self._status, 1) else b""
@@ -189,6 +189,16 @@ class Forked:
             self.kill()
             os.close(self._handle)
             os.close(self._status)
+
+    def _wait_until_reaped(self) -> None:
+        """Its zygote does that; of one that is dying too, it comes to us only when that is gone."""
+        until = time.monotonic() + _PATIENCE
+        with suppress(ProcessLookupError):
+            while time.monotonic() < until:
+                signal.pidfd_send_signal(self._handle, 0)
+                with suppress(ChildProcessError):
+                    os.waitid(os.P_PIDFD, self._handle, os.WEXITED | os.WNOHANG)
+                time.sleep(0.001)
 
 
 def _readable(fd: int, seconds: float) -> bool:

@@ -6,6 +6,7 @@ import functools
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from pytest_klavis.catalog import BENCHMARKS
 from pytest_klavis.embedded.tools import (
     code_executor,
     code_runner,
@@ -33,6 +34,7 @@ __all__ = [
     "tools",
 ]
 
+_EVERY = (None, *BENCHMARKS)
 # Which build of a server a benchmark pins; None is what Klavis serves without one.
 _FLAVOURS: dict[str, dict[str | None, Flavour]] = {
     "filesystem": {
@@ -41,11 +43,11 @@ _FLAVOURS: dict[str, dict[str | None, Flavour]] = {
         "Toolathlon": filesystem.UPSTREAM,
     },
     "git": {None: git.KLAVIS, "MCP_Atlas": git.UPSTREAM, "Toolathlon": git.UPSTREAM},
-    "terminal": dict.fromkeys((None, "MCP_Atlas", "Toolathlon"), terminal.FLAVOUR),
-    "code-executor": dict.fromkeys((None, "MCP_Atlas", "Toolathlon"), code_executor.FLAVOUR),
-    "code-runner": dict.fromkeys((None, "MCP_Atlas", "Toolathlon"), code_runner.FLAVOUR),
+    "terminal": dict.fromkeys(_EVERY, terminal.FLAVOUR),
+    "code-executor": dict.fromkeys(_EVERY, code_executor.FLAVOUR),
+    "code-runner": dict.fromkeys(_EVERY, code_runner.FLAVOUR),
     "localmemory": {None: localmemory.KLAVIS, "MCP_Atlas": localmemory.ATLAS, "Toolathlon": localmemory.TOOLATHLON},
-    "poste_email_toolathlon": dict.fromkeys((None, "MCP_Atlas", "Toolathlon"), mail.FLAVOUR),
+    "poste_email_toolathlon": dict.fromkeys(_EVERY, mail.FLAVOUR),
     "pdf-tools": {None: pdf.KLAVIS, "MCP_Atlas": pdf.UPSTREAM, "Toolathlon": pdf.UPSTREAM},
 }
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pytest_klavis.embedded.files import (
-    AGENT_ROOT,
     AccessDeniedError,
     ClosedError,
     DiskFullError,
@@ -20,6 +19,7 @@ from pytest_klavis.embedded.files import (
     agent_path,
 )
 from pytest_klavis.embedded.isolation.model import BadCommandError
+from pytest_klavis.embedded.isolation.places import DATA
 from pytest_klavis.embedded.threads import Threads
 
 if TYPE_CHECKING:
@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_klavis.embedded.files import WorkspaceFiles
-    from pytest_klavis.embedded.isolation.model import Completed, Isolation, Jail, Limits
+    from pytest_klavis.embedded.isolation.model import Completed, Isolation, Jail
     from pytest_klavis.embedded.mail.office import Mail
+    from pytest_klavis.limits import Limits
 
 READ_LIMIT = 4 << 20  # bytes of a file that one answer may hold
 
@@ -59,7 +60,7 @@ class ToolContext:
     def relative(self, text: str) -> str:
         """The path inside the workspace that the agent's `text` means. Raises ToolFailureError when it is outside."""
         try:
-            return agent_path(text, (self.root, AGENT_ROOT, str(self.files.root)))
+            return agent_path(text, (self.root, DATA, str(self.files.root)))
         except ForeignPathError as error:
             raise ToolFailureError(str(error)) from error
         except AccessDeniedError as error:

@@ -17,7 +17,6 @@ def _environment(context: ToolContext, config: dict[str, str]) -> dict[str, str]
         "GIT_TERMINAL_PROMPT": "0",
         "GIT_PAGER": "cat",
         "GIT_EDITOR": "true",
-        "GIT_CONFIG_NOSYSTEM": "1",
         "GIT_CEILING_DIRECTORIES": posixpath.dirname(context.root),
         "LC_ALL": "C.UTF-8",
         "LANGUAGE": "C",

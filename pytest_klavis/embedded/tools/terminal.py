@@ -23,8 +23,7 @@ MAX_COMMAND = 65_536  # bytes; the system takes 131,072 for one argument
 # bash where there is one, else sh. The command is an argument: nothing of it is parsed twice.
 _SHELL = 'if command -v bash >/dev/null 2>&1; then exec bash -c "$1"; else exec sh -c "$1"; fi'
 
-# Git in the shell neither asks nor reads the host's settings, which may be there but not readable.
-_ENVIRONMENT = {"GIT_TERMINAL_PROMPT": "0", "GIT_CONFIG_NOSYSTEM": "1"}
+_ENVIRONMENT = {"GIT_TERMINAL_PROMPT": "0"}
 
 
 async def run_command(
