@@ -63,8 +63,11 @@ def held() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:  # it has waited long enough, or another one came
+        if not came:
+            raise
+        first = signal.Signals(came[0]).name
         came.clear()
-        raise
+        raise KeyboardInterrupt(f"received {first}") from None
     finally:
         for number in held_back:
             signal.signal(number, handlers[number])

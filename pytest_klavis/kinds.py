@@ -127,7 +127,7 @@ class Local:
         if lease.context.seed is not None and not lease.is_seeded:
             sandbox._upload(lease.context.seed, clock.left(until))  # noqa: SLF001
         for server, data in (order.data or {}).items():
-            sandbox._data(server).initialize(data, deadline=clock.left(until))  # noqa: SLF001
+            sandbox._put_data(server, data, clock.left(until))  # noqa: SLF001
 
     def reset(self, api: KlavisClient, one: Held, deadline: float | None) -> str:
         api.reset_local_sandbox(one.id, deadline=deadline)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pytest_klavis.embedded.side import Missing, SideEnvironment, locate
-from pytest_klavis.embedded.side.environment import folder, read_lock
+from pytest_klavis.embedded.side.environment import Lock, folder, read_lock
 from pytest_klavis.embedded.side.trouble import advice, worth_telling
 
 from .side import Tiny, held_index, make_wheel
@@ -169,6 +169,31 @@ def test_a_relative_place_is_refused(tiny: Tiny) -> None:
     assert (status, said) == (1, f"the servers cannot be looked for: {told}")
 
 
+def test_a_relative_lock_is_refused(tiny: Tiny) -> None:
+    told = "$KLAVIS_SERVERS_LOCK is 'servers.lock', which is no absolute path\n"
+    wrong = {"KLAVIS_SERVERS_LOCK": "servers.lock"}
+    assert tiny.run("servers", **wrong) == (1, f"the servers cannot be looked for: {told}")
+    assert tiny.run("servers", "lock", **wrong) == (1, f"pytest-klavis: error: {told}")
+    status, said = tiny.run("servers", "install", **wrong)
+    assert (status, said) == (1, f"pytest-klavis: error: the servers could not be installed: {told}")
+    assert not tiny.servers.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="sandboxes are other users where the server is root's only")
+def test_other_users_reach_what_root_installed_under_a_strict_umask(tiny: Tiny, tmp_path: Path) -> None:
+    top = tmp_path / "new"
+    tiny.servers = top / "servers"
+    tiny.variables["KLAVIS_SERVERS_DIR"] = str(tiny.servers)
+    umask = os.umask(0o077)
+    try:
+        status, said = tiny.install()
+    finally:
+        os.umask(umask)
+    assert status == 0, said
+    made = [top, tiny.servers, *(path for path in _found(tiny).prefix.rglob("*") if not path.is_symlink())]
+    assert [path for path in made if path.stat().st_mode & (0o055 if path.is_dir() else 0o044) == 0] == []
+
+
 def test_a_lock_that_is_not_there(tiny: Tiny) -> None:
     tiny.lock.unlink()
     for command in ("servers", "servers install", "servers lock"):
@@ -235,12 +260,55 @@ def test_pip_is_told_what_and_where_by_nobody_else(tiny: Tiny, tmp_path: Path) -
     status, said = tiny.run(
         *("servers", "install", "--offline", str(tiny.wheels)),
         PIP_TARGET=str(elsewhere),
+        PIP_Target=str(elsewhere),  # pip reads it in any case
         PIP_CONSTRAINT=str(constraint),
         PIP_USER="1",
         PYTHONPATH=str(tiny.wheels),
     )
     assert status == 0, said
     assert not elsewhere.exists()
+
+
+@pytest.mark.parametrize("option", ["target", "prefix", "root"])
+def test_a_file_of_pip_that_leads_packages_elsewhere_is_no_success(tiny: Tiny, tmp_path: Path, option: str) -> None:
+    file = tmp_path / "pip.conf"
+    file.write_text(f"[install]\n{option} = {tmp_path / 'elsewhere'}\n")
+    status, said = tiny.run("servers", "install", "--offline", str(tiny.wheels), PIP_CONFIG_FILE=str(file))
+    assert status == 1
+    lacking = "the environment lacks excel-mcp-server==0.1.8, tiny-helper==0.1.8. A file of pip's configuration"
+    assert lacking in " ".join(said.split())
+    assert "`pip config list`" in said
+    assert tiny.environments() == []
+    assert isinstance(locate(tiny.variables), Missing)
+
+
+def test_a_file_of_pip_that_wants_it_silent_or_dry_is_overruled(tiny: Tiny, tmp_path: Path) -> None:
+    file = tmp_path / "pip.conf"
+    file.write_text("[global]\nquiet = 2\n[install]\ndry-run = true\n")
+    status, said = tiny.run("servers", "install", "--offline", str(tiny.wheels), PIP_CONFIG_FILE=str(file))
+    assert status == 0, said
+    assert "unpacking packages\n" in said
+
+
+def test_what_is_for_some_versions_of_python_is_installed_there_and_not_missed_elsewhere(tiny: Tiny) -> None:
+    text = tiny.lock.read_text()
+    tiny.lock.write_text(text.replace("tiny-helper==0.1.8", "tiny-helper==0.1.8 ; python_full_version < '99'"))
+    status, said = tiny.install()
+    assert status == 0, said
+    packages = json.loads((_found(tiny).prefix / "installed.json").read_text())["packages"]
+    assert packages == {"excel-mcp-server": "0.1.8", "tiny-helper": "0.1.8"}
+    tiny.lock.write_text(text.replace("tiny-helper==0.1.8", "tiny-helper==0.1.8 ; python_full_version >= '99'"))
+    status, said = tiny.install()
+    assert status == 0, said
+    packages = json.loads((_found(tiny).prefix / "installed.json").read_text())["packages"]
+    assert packages == {"excel-mcp-server": "0.1.8"}
+
+
+def test_what_a_lock_has_and_an_environment_lacks() -> None:
+    lock = Lock(Path("lock"), b"One.Two==1 \\\n  --hash=x\ncrypto==45 ; marker\ncrypto==50 ; other\n")
+    assert lock.lacking({"one-two": "1", "crypto": "50"}, ["crypto"]) == []
+    assert lock.lacking({"one-two": "1"}, ["crypto", "crypto"]) == []
+    assert lock.lacking({"one-two": "2"}, ["crypto"]) == ["crypto==45 or 50", "one-two==1"]
 
 
 @pytest.mark.parametrize(
@@ -278,6 +346,7 @@ def test_the_shipped_lock_has_a_hash_for_all_and_no_address() -> None:
     assert len(entries) > 90
     assert all("--hash=sha256:" in entry for entry in entries[1:])
     assert "://" not in text
+    assert "async-timeout==5.0.1 ; python_full_version < '3.11.3' " in text, "redis needs it on Debian 12"
     versions = read_lock({}).versions()
     assert [
         versions[name] for name in ("excel-mcp-server", "office-word-mcp-server", "office-powerpoint-mcp-server")

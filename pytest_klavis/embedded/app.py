@@ -138,8 +138,9 @@ async def _hung_up(_: Request, __: Exception) -> Response:
 
 
 async def _bug(_: Request, __: Exception) -> Response:
-    """Starlette raises it again after this, and uvicorn logs the traceback."""
-    return reply({"detail": "Internal Server Error: the traceback is in the server's log"}, 500)
+    """Starlette raises it again after this: uvicorn logs the traceback and hangs up."""
+    told = {"detail": "Internal Server Error: the traceback is in the server's log"}
+    return reply(told, 500, {"Connection": "close"})
 
 
 class Guard:

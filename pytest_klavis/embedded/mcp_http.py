@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from pytest_klavis.embedded import mcp_methods as rpc
 from pytest_klavis.embedded.mcp_methods import Place, RpcError
-from pytest_klavis.embedded.sandboxes import SESSIONS, Session
+from pytest_klavis.embedded.sandbox import SESSIONS, Session
 from pytest_klavis.embedded.tools.base import text_part
 from pytest_klavis.embedded.web import JSON_LIMIT, encode, encode_aside, parse, read_body, reply
 
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-    from pytest_klavis.embedded.sandboxes import Sandbox, Sandboxes
+    from pytest_klavis.embedded.sandbox import Sandbox
+    from pytest_klavis.embedded.sandboxes import Sandboxes
 
 BATCH = 100  # messages in one body
 ANSWER_LIMIT = 16 << 20  # bytes of the JSON of one HTTP answer

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pytest_klavis.embedded import bridge, tools
 from pytest_klavis.embedded.isolation import IsolationError
 from pytest_klavis.embedded.mail.office import MailError
-from pytest_klavis.embedded.sandboxes import CallEnded
+from pytest_klavis.embedded.sandbox import CallEnded
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Coroutine, Iterable, Mapping
 
-    from pytest_klavis.embedded.sandboxes import Sandbox
+    from pytest_klavis.embedded.sandbox import Sandbox
     from pytest_klavis.embedded.tools import Tool
 
 T = TypeVar("T")

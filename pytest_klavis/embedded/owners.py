@@ -14,7 +14,8 @@ from pytest_klavis import artifacts, rundir
 from pytest_klavis.workspace import archive
 
 if TYPE_CHECKING:
-    from pytest_klavis.embedded.sandboxes import Sandbox, Sandboxes
+    from pytest_klavis.embedded.sandbox import Sandbox
+    from pytest_klavis.embedded.sandboxes import Sandboxes
 
 log = logging.getLogger(__name__)
 

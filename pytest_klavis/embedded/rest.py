@@ -13,8 +13,9 @@ from pytest_klavis.embedded import fields
 from pytest_klavis.embedded.isolation import BadCommandError, IsolationError
 from pytest_klavis.embedded.mail.office import SERVER as MAIL
 from pytest_klavis.embedded.mail.office import MailError
-from pytest_klavis.embedded.sandboxes import CallEnded
+from pytest_klavis.embedded.sandbox import CallEnded
 from pytest_klavis.embedded.side.first_use import BeingInstalledError
+from pytest_klavis.embedded.side.trouble import InstallError
 from pytest_klavis.embedded.web import (
     RUN_LIMIT,
     Refusal,
@@ -42,7 +43,8 @@ if TYPE_CHECKING:
         Served,
     )
     from pytest_klavis.embedded.isolation import Completed
-    from pytest_klavis.embedded.sandboxes import Sandbox, Sandboxes
+    from pytest_klavis.embedded.sandbox import Sandbox
+    from pytest_klavis.embedded.sandboxes import Sandboxes
     from pytest_klavis.embedded.storage import Storage
 
 _NO_REMOTE = "the embedded backend has no remote sandboxes yet"
@@ -80,6 +82,8 @@ class Rest:
             absent = await self._sandboxes.absent(servers)
         except BeingInstalledError as error:
             raise Refusal(503, str(error), {"Retry-After": "1"}) from None
+        except InstallError as error:  # it was asked for, so this is trouble and not something that is not there
+            raise Refusal(500, f"the servers could not be installed: {error}") from error
         if absent and not order.everything:
             whys = {why: [name for name in absent if absent[name] == why] for why in absent.values()}
             raise Refusal(409, "; ".join(f"{', '.join(these)} cannot be served: {why}" for why, these in whys.items()))
@@ -88,8 +92,12 @@ class Rest:
         try:
             await self._sandboxes.open_mail(sandbox)
         except MailError as error:
-            raise Refusal(409, f"{MAIL} cannot be served: {error}") from error
-        if not order.everything:
+            if not order.everything:
+                raise Refusal(500, f"{MAIL} cannot be served: {error}") from error
+            servers.remove(MAIL)
+            absent[MAIL] = str(error)
+            sandbox = self._sandboxes.acquire(servers, missing | absent, order.benchmark, owner, order.ttl)
+        if not order.everything and not sandbox.gone:
             sandbox.children.ahead(servers)
         answer: AcquireLocalSandboxResponse = {
             "local_sandbox_id": sandbox.id,

@@ -8,6 +8,7 @@ import importlib
 import json
 import logging
 import os
+import resource
 import secrets
 import signal
 import time
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 POLL = 0.2  # seconds between looks at the owners
 LONELY = 0.5  # seconds without an owner after which a run's server ends
 
+_OPEN_FILES = 1 << 16  # at most: one bridged server takes about 11, and many systems give 1,024 at first
+
 log = logging.getLogger(__name__)
 
 
@@ -49,6 +52,7 @@ class Choice:
 def serve_run(run: RunDir, choice: Choice, ready: int | None) -> int:
     """Serve one run until its last owner is gone. `ready` is a descriptor that is told when it can be used."""
     refuse_open_data(choice.level)
+    _open_more_files()
     for ignored in (signal.SIGINT, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
     with _locked(run):
@@ -59,6 +63,7 @@ def serve_run(run: RunDir, choice: Choice, ready: int | None) -> int:
 def serve_alone(host: str, port: int, hosts: list[str], key: str | None, choice: Choice) -> int:
     """Serve whoever has the key until SIGINT or SIGTERM. Without a `key` one is made and printed."""
     refuse_open_data(choice.level)
+    _open_more_files()
     run = RunDir.of(f"serve-{secrets.token_hex(6)}")
     run.make()
     try:
@@ -76,6 +81,15 @@ def refuse_open_data(level: str, data: Path = Path("/data")) -> None:
             f"isolation 'none' is refused because this host has a {data}: an agent that names /data means its "
             "workspace, and its commands would work on the host's files. Use isolation 'strict' or 'landlock'."
         )
+
+
+def _open_more_files() -> None:
+    """As many files and connections at once as this process may allow itself."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):  # the system has another limit besides
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 @contextlib.contextmanager
@@ -99,7 +113,7 @@ async def _isolation(run: RunDir, choice: Choice) -> Isolation:
         isolation.choose(choice.level, choice.python, place=run.interpreter),
         asyncio.to_thread(importlib.import_module, "pytest_klavis.embedded.web_server"),
     )
-    log.info("isolation: %s (%s), python: %s", chosen.level, chosen.reason, chosen.python)
+    log.info("isolation: %s%s, python: %s", chosen.level, f" ({chosen.reason})" if chosen.reason else "", chosen.python)
     return chosen
 
 

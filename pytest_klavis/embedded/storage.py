@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from pytest_klavis.embedded.bodies import DumpUrlResponse, UploadUrlResponse
-    from pytest_klavis.embedded.sandboxes import Sandbox, Sandboxes
+    from pytest_klavis.embedded.sandbox import Sandbox
+    from pytest_klavis.embedded.sandboxes import Sandboxes
 
 UPLOAD_LIMIT = 2 << 30  # bytes of an archive
 DUMPS = 3  # kept per sandbox; an older URL leads nowhere

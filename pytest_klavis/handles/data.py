@@ -34,11 +34,14 @@ def headers_for(server: str, data: Any) -> dict[str, str]:
     users = data.get("users") if server == "poste_email_toolathlon" and isinstance(data, Mapping) else None
     if not isinstance(users, Mapping) or not users:
         return {}
+    passwords = [user.get("password") if isinstance(user, Mapping) else None for user in users.values()]
+    for one in passwords:
+        if isinstance(one, str) and one:
+            redaction.register(one, "<password of the mail>")
     email, user = next(iter(users.items()))
-    password = user.get("password") if isinstance(user, Mapping) else None
+    password = passwords[0]
     if not isinstance(password, str) or not password:
         return {}
-    redaction.register(password, "<password of the mail>")
     config = {"email": str(email), "password": password, "name": str(user.get("name") or "")}
     return {"x-email-config": base64.b64encode(json.dumps(config).encode()).decode()}
 

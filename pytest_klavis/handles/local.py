@@ -59,7 +59,11 @@ class LocalSandbox(Sandbox):
 
         `server` is needed when several do. Which do: google_cloud, poste_email_toolathlon, canvas.
         """
-        self._data(server).initialize(data)
+        self._put_data(server, data)
+
+    def _put_data(self, server: str | None, data: Mapping[str, Any], deadline: float | None = None) -> None:
+        self._data(server).initialize(data, deadline=deadline)
+        self._details.pop("auth_data", None)  # accounts may have been added
 
     @guarded
     def dump(self, server: str | None = None) -> dict[str, Any]:

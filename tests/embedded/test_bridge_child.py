@@ -17,7 +17,7 @@ from pytest_klavis.embedded.bridge.channel import Channel, ChannelError, Refused
 from pytest_klavis.embedded.isolation import Limits
 from pytest_klavis.embedded.isolation.supervisor import descendants
 from pytest_klavis.embedded.side.first_use import FirstUse
-from tests.embedded.conftest import alive
+from tests.embedded.conftest import alive, wait_until
 from tests.embedded.isolation_support import Box, level_or_skip, make_box, open_folder
 from tests.embedded.office import skip_without_servers
 
@@ -77,6 +77,21 @@ def test_what_the_child_asks_is_answered(box: Box) -> None:
     assert refusal["error"]["code"] == -32601
 
 
+def test_what_has_a_method_is_no_answer(box: Box) -> None:
+    program = ANSWERING + "print(json.dumps({'id': asked['id'], 'method': 'x', 'result': 'no'})); answer('yes')"
+    assert talk(box, program, lambda channel: channel.request("x", {})) == "yes"
+
+
+def test_little_of_what_the_child_asks_is_said_back(box: Box) -> None:
+    program = ANSWERING + (
+        "print(json.dumps({'id': 'i' * 9999, 'method': 'ping'}))\n"
+        "print(json.dumps({'id': 'i', 'method': 'm' * 9999}))\n"
+        "answer(json.loads(sys.stdin.readline()))"
+    )
+    refusal = talk(box, program, lambda channel: channel.request("x", {}))
+    assert refusal["error"]["message"] == f"Method not found: {'m' * 100}"
+
+
 @pytest.mark.parametrize(
     "flood",
     [
@@ -85,10 +100,12 @@ def test_what_the_child_asks_is_answered(box: Box) -> None:
         "while True: print('x' * 9999, file=sys.stderr)",
         "while True: print(json.dumps({'jsonrpc': '2.0', 'method': 'notifications/message', 'params': 'x' * 999}))",
         "while True: print(json.dumps({'jsonrpc': '2.0', 'id': 'x', 'method': 'ping'}))",
+        "while True: print(json.dumps({'jsonrpc': '2.0', 'id': asked['id'], 'method': 'x' * 99999}))",
+        "while True: sys.stdout.write('\\n' * 65536)",
     ],
 )
 def test_a_flood_ends_the_child(box: Box, flood: str) -> None:
-    with pytest.raises((ChannelError, RefusedError), match=r"wrote more than|is longer than"):
+    with pytest.raises((ChannelError, RefusedError), match=r"wrote more than|is longer than|answers unread"):
         talk(box, ANSWERING + flood, lambda channel: channel.request("x", {}))
 
 
@@ -96,7 +113,7 @@ def test_an_answer_that_is_too_long_is_an_error_and_no_end(box: Box) -> None:
     program = ANSWERING + "answer('x' * (17 << 20))\nasked = json.loads(sys.stdin.readline()); answer('fine')"
 
     async def work(channel: Channel) -> Any:
-        with pytest.raises(RefusedError, match="longer than 16,777,216 bytes"):
+        with pytest.raises(RefusedError, match="longer than 4,194,304 bytes"):
             await channel.request("x", {})
         return await channel.request("x", {})
 
@@ -270,3 +287,69 @@ def test_the_list_is_asked_once_for_all_sandboxes(box: Box) -> None:
         return len(listed), len(again)
 
     assert serve(box, Limits(), work) == (54, 54)
+
+
+def test_no_call_starts_a_server_anew_behind_its_end(box: Box) -> None:
+    async def work(children: bridge.Children) -> None:
+        for turns in range(10):
+            await children.call("excel", "create_workbook", {"filepath": f"/data/{turns}.xlsx"})
+            before = asyncio.all_tasks()
+            (pid,) = _of(box)
+            os.kill(pid, signal.SIGKILL)
+            while asyncio.all_tasks() <= before:  # noqa: ASYNC110 - one more ends it, and every turn of the loop counts
+                await asyncio.sleep(0)
+            call = asyncio.create_task(children.call("excel", "create_workbook", {"filepath": "/data/c.xlsx"}))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await children.end()
+            call.cancel()
+            if left := asyncio.all_tasks() - before:
+                await asyncio.wait(left, timeout=2)
+            assert not _of(box), f"after {turns} turns of the event loop"
+
+    serve(box, Limits(), work)
+
+
+def test_text_that_is_no_utf8_reaches_a_server_without_what_is_none(box: Box) -> None:
+    made = serve(
+        box,
+        Limits(wall_seconds=20),
+        lambda children: children.call("excel", "create_workbook", {"filepath": "/data/\ud800.xlsx"}),
+    )
+    assert text_of(made) == "Created workbook at /data/\ufffd.xlsx"
+
+
+@pytest.mark.parametrize(("depth", "told"), [(99, False), (100, True), (900, True)])
+def test_arguments_that_are_nested_too_deep_are_refused(box: Box, depth: int, told: bool) -> None:
+    data: list[Any] = []
+    for _ in range(depth - 1):
+        data = [data]
+    arguments = {"filepath": "/data/a.xlsx", "sheet_name": "Sheet1", "data": data}
+    said = serve(
+        box,
+        Limits(wall_seconds=20),
+        lambda children: children.call("excel", "write_data_to_excel", arguments),
+    )
+    assert ("nested more than 100 deep" in text_of(said)) == told
+    assert "timed out" not in text_of(said)
+
+
+def test_servers_start_again_after_the_environment_was_closed(box: Box) -> None:
+    skip_without_servers()
+
+    async def run() -> int:
+        environment = bridge.Environment(box.isolation, FirstUse(), box.isolation.place)  # type: ignore[attr-defined]
+        seat = bridge.Seat(box.jail, box.isolation, Limits(), "/data")
+        first, later = (bridge.Children(environment, seat, None) for _ in range(2))
+        before = set(descendants(os.getpid()))
+        first.ahead(["excel"])
+        await asyncio.to_thread(wait_until, lambda: set(descendants(os.getpid())) - before)
+        await first.end()
+        environment.close()
+        try:
+            return len(await asyncio.wait_for(later.list("excel"), 60))
+        finally:
+            await later.end()
+            environment.close()
+
+    assert asyncio.run(run()) == 25

@@ -14,7 +14,7 @@ MAIL = {
             "emails": [{"subject": "Q3", "from_addr": "Boss <boss@example.com>", "to_addr": "ann@mcp.com"}],
             "password": "planted-own-password",
         },
-        "bob@mcp.com": {},
+        "bob@mcp.com": {"password": "planted-bobs-password"},
     }
 }
 
@@ -80,6 +80,7 @@ def test_a_failure_keeps_the_mail_and_tells_no_password(pytester: pytest.Pyteste
             box = local_sandbox("poste_email_toolathlon", data={{"poste_email_toolathlon": {MAIL!r}}})
             access = dict(box.info()["auth_data"]["poste_email_toolathlon"])
             print("told:", access["password"], access["users"])
+            print("bob's:", "planted-bobs-password")
             print("chosen:", "planted-own-password", box.servers["poste_email_toolathlon"].headers)
             box.call_tool("save_draft", {{"subject": "kept", "body": "b"}})
             assert access["password"] == "", access["password"]
@@ -94,7 +95,9 @@ def test_a_failure_keeps_the_mail_and_tells_no_password(pytester: pytest.Pyteste
     assert [one["subject"] for one in ann["drafts"]] == ["kept"]
     (told,) = (line for line in result.outlines if line.startswith("told: "))
     assert told.split()[1] == "<auth_data.password>", told
-    assert "planted-own-password" not in result.stdout.str() + saved.read_text()
+    for planted in ("planted-own-password", "planted-bobs-password"):
+        assert planted not in result.stdout.str() + saved.read_text()
+    assert "bob's: <password of the mail>" in result.outlines
     assert "chosen: <password of the mail> {'x-email-config': '<redacted>'}" in result.outlines
     assert "'ann@mcp.com': {'password': '<auth_data.password>'" in told
 

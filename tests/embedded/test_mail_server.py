@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 
     from tests.embedded.conftest import User
 
+IN_PARTS = (
+    b"Content-Type: multipart/mixed; boundary=B\r\n\r\n--B\r\n%s"
+    + b"\r\n ;;;;;;;;;;" * 100
+    + b"\r\n\r\nhello\r\n--B--\r\n"
+)
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -109,6 +114,8 @@ def test_looking_at_a_dump_marks_nothing_as_read_and_it_fills_another_sandbox(bo
         ({"users": {"ann@mcp.com": {"emails": [mail(is_read="perhaps")]}}}, "is_read", "boolean"),
         ({"users": {"ann": {}}}, "ann", "an email address"),
         ({"users": {"a b@mcp.com\r\n": {}}}, "a b@mcp.com\r\n", "an email address"),
+        ({"users": {"a{5}@mcp.com": {}}}, "a{5}@mcp.com", "an email address"),
+        ({"users": {"ann@ü{5}.com": {}}}, "ann@ü{5}.com", "an email address"),
         ({"users": []}, "users", "dictionary"),
         ({"users": {"ann@mcp.com": {"emails": [mail("two\nlines")]}}}, "users", "subject must be one line"),
         (
@@ -129,7 +136,15 @@ def test_data_that_cannot_be_is_refused_with_the_place(box: MailBox, body: Any, 
 def test_the_routes_say_what_they_do_not_know(user: User, box: MailBox) -> None:
     route = f"/local-sandbox/{SERVER}"
     assert user.api.post(f"{route}/{box.id}/initialize").status_code == 200
-    assert user.api.post(f"{route}/{box.id}/initialize?init_default_data=true").status_code == 422
+    for value, status in {
+        "true": 422,
+        "false": 200,
+        "7": 422,
+        "foo": 422,
+        "": 422,
+        "false&init_default_data=7": 422,
+    }.items():
+        assert user.api.post(f"{route}/{box.id}/initialize?init_default_data={value}").status_code == status, value
     assert user.api.get(f"{route}/nobody/dump").status_code == 404
     without = user.acquire("filesystem")["local_sandbox_id"]
     answer = user.api.get(f"{route}/{without}/dump")
@@ -333,6 +348,11 @@ def test_what_is_no_message_breaks_nothing(box: MailBox, raw: bytes) -> None:
             "nested more than 50 times",
         ),
         (b"Subject: a\r\n" + b" b\r\n" * 20_000 + b"\r\n", "header is longer than"),
+        (b'Content-Type: text/plain; a="' + b";" * 900 + b"\r\n\r\n", "says of its parts is too long"),
+        (b"Subject: a\r\ncontent-type\t:" + b"\r\n a" * 2_000 + b"\r\n\r\n", "says of its parts is too long"),
+        (IN_PARTS % b'Content-Type: text/plain; a="; b', "says of its parts is too long"),
+        (IN_PARTS % b'X: y\rCONTENT-Disposition: attachment; filename="\\"', "says of its parts is too long"),
+        (b"Subject: a\r\n\r\n" + (b"Content-Type: a/" + b"a" * 900 + b"\r\n") * 150, "says of its parts is too long"),
     ],
 )
 def test_what_keeps_parsers_busy_is_not_taken(box: MailBox, raw: bytes, words: str) -> None:

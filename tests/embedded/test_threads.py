@@ -13,7 +13,8 @@ import pytest
 
 from pytest_klavis.embedded import isolation
 from pytest_klavis.embedded.files import ClosedError
-from pytest_klavis.embedded.sandboxes import CallEnded, Sandboxes
+from pytest_klavis.embedded.sandbox import CallEnded
+from pytest_klavis.embedded.sandboxes import Sandboxes
 from pytest_klavis.embedded.threads import AT_ONCE, Threads
 from pytest_klavis.embedded.tools import ToolContext
 from pytest_klavis.embedded.tools.schema import Flavour
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from pytest_klavis.embedded.sandboxes import Sandbox
+    from pytest_klavis.embedded.sandbox import Sandbox
 
 _STUCK = """
 import asyncio, time

@@ -13,8 +13,13 @@ if TYPE_CHECKING:
 
     from pytest_klavis.embedded.isolation import Running
 
-LINE = 16 << 20  # bytes of one answer
-FLOOD = 16 << 20  # bytes of what is no answer, between two requests
+LINE = 4 << 20  # bytes of one answer
+FLOOD = 32 << 20  # bytes of what is no answer, between two requests
+_LINE_COST = 256  # bytes that any line counts besides its own: an empty one is work too
+_SLICE = 1000  # lines that are handled before others have a turn on the event loop
+_CHUNK = 1 << 16  # bytes of stdout that are taken at once
+_UNREAD = 1 << 20  # bytes of answers to what the child asked that it may leave unread
+_ECHO = 100  # characters of the child's that are said back to it
 _TAIL = 4096  # bytes of stderr that are kept
 _ASIDE = 1 << 18  # bytes of a line that are not parsed on the event loop
 _METHOD_NOT_FOUND = -32601
@@ -42,6 +47,8 @@ class Channel:
         self._next = 0
         self._pending: dict[int, asyncio.Future[Any]] = {}
         self._noise = 0
+        self._sent = 0  # bytes of the last request
+        self._listening: asyncio.Task[None] | None = None
         self._tail = bytearray()
         self._why: str | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -54,13 +61,15 @@ class Channel:
         channel = cls(running)
         loop = asyncio.get_running_loop()
         try:
-            answers, errors = _Reading(_Lines(channel).take, channel.end), _Reading(channel._keep, lambda: None)
-            for reading, stream in ((answers, running.stdout), (errors, running.stderr)):
-                transport, _ = await loop.connect_read_pipe(lambda reading=reading: reading, stream)  # type: ignore[misc]
-                channel._transports.append(transport)
+            answers = asyncio.StreamReader(limit=_CHUNK)  # reads no further than this ahead of who listens
+            listening = asyncio.StreamReaderProtocol(answers)
+            channel._transports.append((await loop.connect_read_pipe(lambda: listening, running.stdout))[0])
+            keeping = _Keeping(channel._keep)
+            channel._transports.append((await loop.connect_read_pipe(lambda: keeping, running.stderr))[0])
             writing, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, running.stdin)
             channel._writer = asyncio.StreamWriter(writing, protocol, None, loop)
             channel._transports.append(writing)
+            channel._listening = loop.create_task(channel._listen(answers))
         except BaseException:
             channel.end("it was not wanted any more")
             with contextlib.suppress(asyncio.CancelledError):
@@ -148,7 +157,9 @@ class Channel:
     async def _send(self, message: dict[str, Any]) -> None:
         if self._writer is None or self._why is not None:
             raise ChannelError(self._why or "it has not started")
-        self._writer.write(json.dumps(message, allow_nan=False).encode() + b"\n")
+        line = json.dumps(message, allow_nan=False).encode() + b"\n"
+        self._sent = len(line)
+        self._writer.write(line)
         try:
             await self._writer.drain()
         except OSError:
@@ -158,91 +169,108 @@ class Channel:
     def _keep(self, data: bytes) -> None:
         self._tail += data
         del self._tail[:-_TAIL]
-        self.noise(len(data))
+        self._make_noise(len(data))
 
-    def noise(self, count: int) -> None:
-        """Count what is no answer."""
+    async def _listen(self, answers: asyncio.StreamReader) -> None:
+        """Take what the child writes to stdout, line by line, until either side ends it."""
+        rest, skipping, count = bytearray(), False, 0
+        while self._why is None and (data := await _read(answers)):
+            *lines, begun = data.split(b"\n")
+            for line in lines:
+                if skipping:
+                    skipping = False
+                    self._make_noise(len(line) + _LINE_COST)
+                else:
+                    await self._take(bytes(rest + line))
+                rest.clear()
+                count += 1
+                if count % _SLICE == 0:
+                    await asyncio.sleep(0)
+                if self._why is not None:
+                    return
+            if skipping:
+                self._make_noise(len(begun))
+                continue
+            rest += begun
+            if len(rest) > LINE:
+                self._make_noise(len(rest))
+                self._too_long()
+                rest, skipping = bytearray(), True
+        self.end()
+
+    def _make_noise(self, count: int) -> None:
+        """Count what is no answer, in bytes."""
         self._noise += count
         if self._noise > FLOOD:
             self.end(f"it wrote more than {FLOOD:,} bytes that were no answer")
 
-    def take(self, line: bytes) -> None:
-        """A line of stdout."""
-        if len(line) > _ASIDE:
-            parsing = asyncio.get_running_loop().run_in_executor(None, _parse, line)
-            parsing.add_done_callback(lambda done: self._took(done.result(), len(line)))
-        else:
-            self._took(_parse(line), len(line))
-
-    def too_long(self) -> None:
-        """A line that nobody wants to hold in memory: it may be the answer to any request."""
-        for answered in self._pending.values():
-            if not answered.done():
-                answered.set_exception(RefusedError(-32603, f"the answer is longer than {LINE:,} bytes; ask for less"))
-
-    def _took(self, message: Any, length: int) -> None:
+    async def _take(self, line: bytes) -> None:
         """An answer, a request of the child's, or noise: some servers print to stdout."""
-        number = message.get("id") if isinstance(message, dict) else None
-        if isinstance(message, dict) and isinstance(number, int | str) and isinstance(message.get("method"), str):
+        size = len(line) + _LINE_COST
+        self._make_noise(size)  # an answer gives it back
+        if self._why is not None or not line.strip():
+            return
+        message = await asyncio.to_thread(_parse, line) if len(line) > _ASIDE else _parse(line)
+        if not isinstance(message, dict):
+            return
+        if "method" in message:
             self._decline(message)
+        elif self._answer(message):
+            self._noise -= size
+
+    def _answer(self, message: dict[str, Any]) -> bool:
+        """Hand on the answer to a request. Is it one?"""
+        number = message.get("id")
         answered = self._pending.get(number) if isinstance(number, int) else None
         if answered is None or answered.done():
-            self.noise(length)
-        elif "error" in message:
+            return False
+        if "error" in message:
             error = message["error"] if isinstance(message["error"], dict) else {}
             code = error.get("code")
             text = str(error.get("message", "no reason given"))
             answered.set_exception(RefusedError(code if isinstance(code, int) else -32603, text, error.get("data")))
         elif "result" in message:
             answered.set_result(message["result"])
+        return answered.done()
+
+    def _too_long(self) -> None:
+        """A line that nobody wants to hold in memory: it may be the answer to any request."""
+        for answered in self._pending.values():
+            if not answered.done():
+                answered.set_exception(RefusedError(-32603, f"the answer is longer than {LINE:,} bytes; ask for less"))
 
     def _decline(self, message: dict[str, Any]) -> None:
-        """Answer what the child asks of its client: it gets a pong, and nothing else."""
-        answer: dict[str, Any] = {"jsonrpc": "2.0", "id": message["id"]}
-        if message["method"] == "ping":
+        """Answer what the child asks of its client: it gets a pong, and nothing else. A notification gets no answer."""
+        number, method = message.get("id"), message["method"]
+        if not isinstance(number, int | str) or len(str(number)) > _ECHO or not isinstance(method, str):
+            return
+        answer: dict[str, Any] = {"jsonrpc": "2.0", "id": number}
+        if method == "ping":
             answer["result"] = {}
         else:
-            answer["error"] = {"code": _METHOD_NOT_FOUND, "message": f"Method not found: {message['method']}"}
-        if self._writer is not None and self._why is None:
-            self._writer.write(json.dumps(answer).encode() + b"\n")
+            answer["error"] = {"code": _METHOD_NOT_FOUND, "message": f"Method not found: {method[:_ECHO]}"}
+        if self._writer is None or self._why is not None:
+            return
+        self._writer.write(json.dumps(answer).encode() + b"\n")
+        if self._writer.transport.get_write_buffer_size() > self._sent + _UNREAD:
+            self.end(f"it left more than {_UNREAD:,} bytes of answers unread")
 
 
-class _Reading(asyncio.Protocol):
+class _Keeping(asyncio.Protocol):
     """Hands on what is read."""
 
-    def __init__(self, take: Callable[[bytes], None], ended: Callable[[], None]) -> None:
-        self._take, self._ended = take, ended
+    def __init__(self, keep: Callable[[bytes], None]) -> None:
+        self._keep = keep
 
     def data_received(self, data: bytes) -> None:
-        self._take(data)
-
-    def connection_lost(self, _: Exception | None) -> None:
-        self._ended()
+        self._keep(data)
 
 
-class _Lines:
-    """Cuts a stream into lines of bounded length."""
-
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
-        self._rest = bytearray()
-        self._skipping = False
-
-    def take(self, data: bytes) -> None:
-        *lines, rest = data.split(b"\n")
-        for line in lines:
-            self._rest += line
-            whole, self._rest = bytes(self._rest), bytearray()
-            if not self._skipping:
-                self._channel.take(whole)
-            self._skipping = False
-        if self._skipping:
-            self._channel.noise(len(rest))
-            return
-        self._rest += rest
-        if len(self._rest) > LINE:
-            self._rest, self._skipping = bytearray(), True
-            self._channel.too_long()
+async def _read(stream: asyncio.StreamReader) -> bytes:
+    try:
+        return await stream.read(_CHUNK)
+    except OSError:
+        return b""
 
 
 def _parse(line: bytes) -> Any:

@@ -6,20 +6,22 @@ import asyncio
 import contextlib
 import logging
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_klavis.embedded.bridge import programs
 from pytest_klavis.embedded.bridge.channel import Channel, ChannelError, RefusedError
 from pytest_klavis.embedded.isolation import IsolationError, disk
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Coroutine, Mapping
 
     from pytest_klavis.embedded.bridge.environment import Environment
     from pytest_klavis.embedded.isolation import Isolation, Jail, Limits
 
+T = TypeVar("T")
 START = 60.0  # seconds that starting may take: many may start at once
 _CPU = 10  # times the CPU time of a run: one that a child may use in its life
+_DEPTH = 100  # of arguments: what these servers read JSON with refuses twice that, by not answering
 _INITIALIZE = {
     "protocolVersion": "2025-06-18",
     "capabilities": {},
@@ -57,8 +59,7 @@ class Child:
     async def list(self) -> list[dict[str, Any]]:
         """Its tools as upstream lists them. Raises IsolationError."""
         if self._server not in self._environment.lists:
-            async with self._turn:
-                await self._channel()
+            await self._to_its_end(self._list())
         return self._environment.lists[self._server]
 
     async def call(self, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,7 +68,13 @@ class Child:
         When this is cancelled, the call comes to its end all the same: the server cannot be interrupted.
         Raises IsolationError when it cannot be started, RefusedError for a JSON-RPC error.
         """
-        task = asyncio.get_running_loop().create_task(self._call(name, arguments))
+        if programs.depth_over(_DEPTH, arguments):
+            return _failure(f"not carried out: the arguments of {name} are nested more than {_DEPTH} deep")
+        called: dict[str, Any] = await self._to_its_end(self._call(name, programs.readable(arguments)))
+        return called
+
+    async def _to_its_end(self, work: Coroutine[Any, Any, T]) -> T:
+        task = asyncio.get_running_loop().create_task(work)
         self._calls.add(task)
         task.add_done_callback(self._calls.discard)
         task.add_done_callback(_retrieved)
@@ -92,16 +99,24 @@ class Child:
 
     async def end(self) -> None:
         """End it and all that it started, and wait for that. Raises IsolationError."""
+        while calls := [task for task in self._calls if not task.done()]:  # first those that would start it anew
+            for task in calls:
+                task.cancel()
+            await asyncio.wait(calls)
         starting, self._starting = self._starting, None
-        tasks = [*self._calls, *([starting] if starting is not None else [])]
-        if starting is not None and starting.done() and not starting.cancelled() and starting.exception() is None:
+        if starting is None:
+            return
+        if not starting.done():
+            starting.cancel()
+            await asyncio.wait([starting])
+        if not starting.cancelled() and starting.exception() is None:
             channel = starting.result()
             channel.end("it was ended with the state of its sandbox")
             await channel.ended()
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+
+    async def _list(self) -> None:
+        async with self._turn:
+            await self._channel()
 
     async def _call(self, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         seat = self._seat

@@ -70,12 +70,12 @@ class Environment:
         if self._python is None:
             # By a path without links to the environment: links on the way are not shown inside.
             self._python = await asyncio.to_thread(found.prefix.resolve) / found.python.relative_to(found.prefix)
-        if server not in self._zygotes:
-            self._zygotes[server] = asyncio.get_running_loop().create_task(self._raise_zygote(server))
+        if (raising := self._zygotes.get(server)) is None:
+            raising = self._zygotes[server] = asyncio.get_running_loop().create_task(self._raise_zygote(server))
         async with self._describing:
             if not self._readable:
                 self._readable = await asyncio.to_thread(self._describe, found)
-        if (zygote := await self._zygote(server)) is not None and isinstance(seat.isolation, Forking):
+        if (zygote := await self._proven(raising)) is not None and isinstance(seat.isolation, Forking):
             try:
                 return await seat.isolation.fork(zygote, seat.jail, env=_ENV, limits=limits, readable=self._readable)
             except IsolationError as error:
@@ -85,13 +85,15 @@ class Environment:
         argv = [str(self._python), "-I", "-B", "-Wignore", "-c", _SOURCE.read_text(encoding="utf-8"), server]
         return await seat.isolation.start(argv, seat.jail, env=_ENV, limits=limits, readable=self._readable)
 
-    async def _zygote(self, server: str) -> Zygote | None:
-        """What forks this server, made when it is first needed; None where that does not work."""
+    async def _proven(self, raising: asyncio.Task[Zygote | None]) -> Zygote | None:
+        """What forks a server; None where that does not work, or was given up by `close`."""
         if self._proof is None:
             self._proof = asyncio.get_running_loop().create_task(self._prove())
-        if not await asyncio.shield(self._proof):
+        proof = self._proof
+        await asyncio.wait([proof, raising])
+        if proof.cancelled() or raising.cancelled() or not proof.result():
             return None
-        return await asyncio.shield(self._zygotes[server])
+        return raising.result()
 
     async def _raise_zygote(self, server: str) -> Zygote | None:
         if not (LINUX and isinstance(self._isolation, Forking)):
@@ -131,12 +133,14 @@ class Environment:
         return True
 
     def close(self) -> None:
-        """End what is kept for warm starts."""
+        """End what is kept for warm starts. What is started later makes it anew."""
         for task in (self._proof, *self._zygotes.values()):
             if task is not None:
                 task.cancel()
         for zygote in self._living:
             zygote.close()
+        self._proof = None
+        self._zygotes.clear()
         self._living.clear()
 
     def _describe(self, found: side.SideEnvironment) -> tuple[Path, ...]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+from pytest_klavis.embedded.tools.base import utf8
 
 SERVERS: tuple[str, ...] = ("excel", "word", "powerpoint")
 """excel-mcp-server 0.1.8, office-word-mcp-server 1.1.11, office-powerpoint-mcp-server 2.0.7."""
@@ -56,6 +58,29 @@ def _looser(properties: Mapping[str, Any], changes: Mapping[str, dict[str, Any]]
 def with_paths(arguments: Mapping[str, Any], root: str) -> dict[str, Any]:
     """The arguments, with paths below /data where the processes of the sandbox see the workspace (`root`)."""
     return {name: _below(value, root) if name in _PATHS else _inner(value, root) for name, value in arguments.items()}
+
+
+def depth_over(limit: int, value: Any) -> bool:
+    """Are lists and objects nested more than `limit` deep?"""
+    level = [value]
+    for _ in range(limit):
+        level = [inner for outer in level for inner in _held(outer) if isinstance(inner, dict | list)]
+        if not level:
+            return False
+    return True
+
+
+def _held(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value
+
+
+def readable(value: Any) -> Any:
+    """`value` without single surrogates, of which UTF-8 has none: these servers do not answer what has some."""
+    if isinstance(value, str):
+        return utf8(value).decode()
+    if isinstance(value, dict):
+        return {readable(key): readable(item) for key, item in value.items()}
+    return [readable(item) for item in value] if isinstance(value, list) else value
 
 
 def _inner(value: Any, root: str) -> Any:

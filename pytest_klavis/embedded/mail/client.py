@@ -85,9 +85,10 @@ class Mailbox:
             raise FolderError(f"STORE failed: {data}")
 
     def copy(self, email_id: str, folder: str) -> None:
-        """Raises FolderError."""
+        """Raises FolderError, and MailError where other sandboxes have taken all the room."""
         self.require(email_id, "COPY")
         status, data = self._imap.copy(email_id, quoted(folder.strip()))
+        _check_room(data)
         if status != "OK":
             raise FolderError(f"Failed to copy email to {folder}: {data}")
 
@@ -98,9 +99,11 @@ class Mailbox:
         self._total -= 1
 
     def append(self, folder: str, raw: bytes, flags: str = "", when: float | None = None) -> None:
-        """Put a message into a folder; `when` it came, in seconds since 1970. Raises FolderError."""
+        """Put a message into a folder; `when` it came, in seconds since 1970. Raises FolderError, and MailError where
+        other sandboxes have taken all the room."""
         date = None if when is None else imaplib.Time2Internaldate(when)
         status, data = self._imap.append(quoted(folder.strip()), flags, date, raw)
+        _check_room(data)
         if status != "OK":
             raise FolderError(f"APPEND to '{folder}' failed: {_said(data)}")
 
@@ -164,9 +167,15 @@ def outgoing(mail: Mail, account: Account) -> Iterator[smtplib.SMTP]:
 def send(mail: Mail, account: Account, message: Message, recipients: list[str]) -> None:
     """Raises smtplib.SMTPException, MailError."""
     with outgoing(mail, account) as connection:
-        connection.send_message(message, from_addr=account.email, to_addrs=recipients)
+        try:
+            connection.send_message(message, from_addr=account.email, to_addrs=recipients)
+        except smtplib.SMTPDataError as error:
+            if (error.smtp_code, error.smtp_error[:6]) == (452, b"4.3.1 "):
+                raise MailError(f"{_FULL}: {_said(error.smtp_error)}") from error
+            raise
 
 
+_FULL = "the mail process of this server is full of other sandboxes' mail: release or reset some"
 _BROKEN = (ConnectionError, TimeoutError, imaplib.IMAP4.abort, smtplib.SMTPServerDisconnected, smtplib.SMTPConnectError)
 
 
@@ -177,6 +186,15 @@ def _reached(mail: Mail) -> Iterator[None]:
     except _BROKEN as error:
         mail.check()
         raise MailError(f"the mail process of this server broke off: {error}") from error
+    except (imaplib.IMAP4.error, smtplib.SMTPAuthenticationError):
+        mail.check()  # a new process, which has taken over who waited for the old one, knows none of its accounts
+        raise
+
+
+def _check_room(data: object) -> None:
+    """Raises MailError where an answer says that the process is full, not the sandbox's mailbox."""
+    if "[UNAVAILABLE]" in (said := _said(data)):
+        raise MailError(f"{_FULL}: {said}")
 
 
 def _said(data: list[bytes] | object) -> str:

@@ -28,6 +28,7 @@ HOST = "127.0.0.1"
 DEFAULT_EMAIL = "agent@mcp.com"
 DEFAULT_NAME = "Agent"
 START = 30.0  # seconds that the process may take to start
+OBEY = 20.0  # seconds that it may take to do what it is told
 _BOOT = (
     "import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); "
     "runpy.run_module('process', run_name='__main__', alter_sys=True)"
@@ -216,12 +217,19 @@ class Office:
                 raise MailError("the mail process is not running: reset the sandbox, or acquire another")
             assert process.stdin is not None
             assert process.stdout is not None
+            answer = b""
             try:
-                process.stdin.write(json.dumps(order).encode() + b"\n")
-                await process.stdin.drain()
-                answer = await process.stdout.readline()
+                async with asyncio.timeout(OBEY):
+                    process.stdin.write(json.dumps(order).encode() + b"\n")
+                    await process.stdin.drain()
+                    answer = await process.stdout.readline()
+            except TimeoutError:
+                log.warning("the mail process did nothing for %.0f s and is killed", OBEY)
+                process.kill()
+                assert self._watch is not None
+                await asyncio.shield(self._watch)  # whoever has mail is told; the next sandbox starts it anew
             except OSError:
-                answer = b""
+                pass
             if not answer:
                 raise MailError("the mail process ended while it was told something: the server's log has more")
 
@@ -245,15 +253,8 @@ class Office:
 
     async def _spawn(self, python: str, uid: int | None) -> asyncio.subprocess.Process:
         handed = [one.fileno() for one in self._sockets]
-        folder = str(Path(__file__).parent)
         process = await asyncio.create_subprocess_exec(
-            python,
-            "-I",
-            "-c",
-            _BOOT,
-            folder,
-            *map(str, handed),
-            str(uid or 0),
+            *(python, "-I", "-c", _BOOT, str(Path(__file__).parent), *map(str, handed), str(uid or 0)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=handed,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
+import imaplib
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -13,21 +15,24 @@ from pytest_klavis.embedded import bodies, fields
 from pytest_klavis.embedded.mail import transfer
 from pytest_klavis.embedded.mail.client import FolderError
 from pytest_klavis.embedded.mail.office import SERVER, MailError
-from pytest_klavis.embedded.sandboxes import now
+from pytest_klavis.embedded.sandbox import now
 from pytest_klavis.embedded.web import Refusal, encode_aside, invalid, read_object, refuse_invalid, reply
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import AsyncIterator, Mapping
 
     from starlette.requests import Request
     from starlette.responses import Response
 
     from pytest_klavis.embedded.mail.office import Account, Mail
-    from pytest_klavis.embedded.sandboxes import Sandbox, Sandboxes
+    from pytest_klavis.embedded.sandbox import Sandbox
+    from pytest_klavis.embedded.sandboxes import Sandboxes
+    from pytest_klavis.embedded.threads import Threads
 
 LIMIT = 192 << 20  # bytes of a body: a full mailbox with its attachments as base64
 USERS = 500
-_ADDRESS = re.compile(r"[^\s@<>(),;:\"\\\x00-\x1f]{1,64}@[^\s@<>(),;:\"\\\x00-\x1f]{1,255}")
+PATIENCE = 120.0  # seconds that filling the mailboxes of a sandbox, or reading them, may take
+_ADDRESS = re.compile(r"[A-Za-z0-9.!#$&'+/=?^_~-]{1,64}@[A-Za-z0-9._-]{1,255}")  # what IMAP logs in with as it is
 
 
 class MailRest:
@@ -38,15 +43,14 @@ class MailRest:
 
     async def initialize(self, request: Request) -> Response:
         sandbox, mail = self._find(request)
-        if request.query_params.get("init_default_data", "").lower() in {"true", "1", "yes", "on"}:
-            text = "this backend has no default mail: send what the mailboxes should hold as the body"
-            refuse_invalid(invalid(["query", "init_default_data"], text, "value_error", True))
+        _check_default_data(request.query_params.getlist("init_default_data"))
         users = (await _order(request)).get("users") or {}
         async with sandbox.gate:
             if sandbox.gone:
                 raise fields.unknown_sandbox(sandbox.id)
             try:
-                count = await _fill(mail, users)
+                async with _patience("filled"):
+                    count = await _fill(sandbox.context(SERVER).threads, mail, users)
             except MailError as error:
                 raise Refusal(409, str(error)) from error
             except FolderError as error:
@@ -67,7 +71,9 @@ class MailRest:
             if sandbox.gone:
                 raise fields.unknown_sandbox(sandbox.id)
             try:
-                users = {account.email: await _held(mail, account) for account in mail.accounts.values()}
+                async with _patience("read"):
+                    threads = sandbox.context(SERVER).threads
+                    users = {account.email: await _held(threads, mail, account) for account in mail.accounts.values()}
             except MailError as error:
                 raise Refusal(409, str(error)) from error
         first, *others = users
@@ -117,18 +123,41 @@ def _checker() -> TypeAdapter[bodies.PosteEmailData]:
     return TypeAdapter(bodies.PosteEmailData)
 
 
-async def _fill(mail: Mail, users: Mapping[str, bodies.PosteEmailUserData]) -> int:
+def _check_default_data(given: list[str]) -> None:
+    """Raises Refusal 422 for all but false."""
+    for value in given:
+        if value.lower() not in {"true", "false"}:
+            text = "Input should be a valid boolean: 'true' or 'false'"
+            refuse_invalid(invalid(["query", "init_default_data"], text, "bool_parsing", value))
+        if value.lower() == "true":
+            text = "this backend has no default mail: send what the mailboxes should hold as the body"
+            refuse_invalid(invalid(["query", "init_default_data"], text, "value_error", True))
+
+
+@contextlib.asynccontextmanager
+async def _patience(what: str) -> AsyncIterator[None]:
+    """Raises MailError where it takes too long, or IMAP lets nobody in."""
+    try:
+        async with asyncio.timeout(PATIENCE):
+            yield
+    except TimeoutError:
+        raise MailError(f"the mailboxes could not be {what} within {PATIENCE:.0f} seconds") from None
+    except imaplib.IMAP4.error as error:
+        raise MailError(f"the mailboxes could not be {what}: {error}") from error
+
+
+async def _fill(threads: Threads, mail: Mail, users: Mapping[str, bodies.PosteEmailUserData]) -> int:
     mail.check()
     await mail.add({email: (user.get("name") or "", user.get("password")) for email, user in users.items()})
     count = 0
     for email, user in users.items():
         entries = list(user.get("emails") or ())
-        count += await asyncio.to_thread(transfer.put_in, mail, mail.accounts[email.lower()], entries)
+        count += await threads.run(transfer.put_in, mail, mail.accounts[email.lower()], entries)
     return count
 
 
-async def _held(mail: Mail, account: Account) -> dict[str, Any]:
-    held: dict[str, Any] = {"emails": await asyncio.to_thread(transfer.take_out, mail, account)}
+async def _held(threads: Threads, mail: Mail, account: Account) -> dict[str, Any]:
+    held: dict[str, Any] = {"emails": await threads.run(transfer.take_out, mail, account)}
     drafts = mail.drafts.get(account.email.lower())
     if drafts is not None and drafts.kept:
         held["drafts"] = [dict(one) for one in drafts.kept.values()]

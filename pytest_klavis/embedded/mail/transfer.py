@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from email.errors import MessageError
 from email.utils import format_datetime, formataddr, getaddresses, parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,8 @@ from pytest_klavis.embedded.mail.messages import Attachment, Letter, header, let
 
 if TYPE_CHECKING:
     from pytest_klavis.embedded.mail.office import Account, Mail
+
+_BREAK = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 @dataclass(frozen=True)
@@ -46,9 +50,13 @@ def message_of(entry: Mapping[str, Any]) -> Parcel:
             message[name] = _addresses(_line(str(value), key))
     date = entry.get("date")
     message["Date"] = _line(str(date), "date") if date else format_datetime(datetime.now(UTC))
+    try:
+        raw = message.as_bytes()
+    except MessageError as error:
+        raise ValueError(f"the message cannot be written: {error}") from error
     return Parcel(
-        message.as_bytes(),
-        entry.get("folder") or None,
+        raw,
+        str(entry.get("folder") or "") or None,
         bool(entry.get("is_read")),
         bool(entry.get("is_important")),
         _moment(str(date)) if date else None,
@@ -125,7 +133,7 @@ def _attachment(entry: Mapping[str, Any]) -> Attachment:
         content = base64.b64decode(entry.get("content") or "", validate=True)
     except (binascii.Error, TypeError) as error:
         raise ValueError(f"the content of attachment {name!r} is no base64: {error}") from error
-    return Attachment(name, str(entry.get("content_type") or type_of(name)), content)
+    return Attachment(name, _line(str(entry.get("content_type") or type_of(name)), "content_type"), content)
 
 
 def _addresses(value: str) -> str:
@@ -138,8 +146,8 @@ def _addresses(value: str) -> str:
 
 
 def _line(value: str, key: str) -> str:
-    if "\n" in value or "\r" in value:
-        raise ValueError(f"{key} must be one line")
+    if _BREAK.search(value):
+        raise ValueError(f"{key} must be one line without control characters")
     return fitting(value.encode("utf-8", "replace").decode())
 
 

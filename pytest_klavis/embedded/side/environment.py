@@ -7,7 +7,8 @@ import json
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,11 +65,39 @@ class Lock:
         """Versions by name of package."""
         return dict(_PIN.findall(self.text.decode()))
 
+    def lacking(self, found: Mapping[str, str], ignored: Sequence[str]) -> list[str]:
+        """What of it is not among the `found` versions by name: `name==version`, sorted.
+
+        `ignored` has the name of each entry that is for other platforms, once for each.
+        """
+        pins: dict[str, list[str]] = {}
+        for name, version in _PIN.findall(self.text.decode()):
+            pins.setdefault(canonical(name), []).append(version)
+        skipped = Counter(map(canonical, ignored))
+        return sorted(
+            f"{name}=={' or '.join(versions)}"
+            for name, versions in pins.items()
+            if found.get(name) not in versions and skipped[name] < len(versions)
+        )
+
+
+def canonical(name: str) -> str:
+    """The name of a package as indexes compare it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
 
 def read_lock(environ: Mapping[str, str] = os.environ) -> Lock:
     """The lock that this package ships, or the file that $KLAVIS_SERVERS_LOCK names. Raises OSError."""
-    path = Path(environ.get(LOCK) or Path(__file__).with_name("servers.lock"))
+    path = _given(LOCK, environ) or Path(__file__).with_name("servers.lock")
     return Lock(path, path.read_bytes())
+
+
+def _given(name: str, environ: Mapping[str, str]) -> Path | None:
+    """The path that a variable names. Raises OSError for a relative one."""
+    given = environ.get(name)
+    if given and not os.path.isabs(given):  # noqa: PTH117 - the server has another working directory
+        raise OSError(f"${name} is {given!r}, which is no absolute path")
+    return Path(given) if given else None
 
 
 def python_tag() -> str:
@@ -88,10 +117,8 @@ def folder(environ: Mapping[str, str] = os.environ) -> Path:
     Support` on macOS, and `/var/lib` for root, because sandboxes then run as other users, and root's home is closed.
     Raises OSError for a relative path.
     """
-    if given := environ.get(FOLDER):
-        if not os.path.isabs(given):  # noqa: PTH117 - the server has another working directory
-            raise OSError(f"${FOLDER} is {given!r}, which is no absolute path")
-        return Path(given)
+    if given := _given(FOLDER, environ):
+        return given
     if xdg := environ.get("XDG_DATA_HOME"):
         data = Path(xdg)
     elif os.geteuid() == 0:

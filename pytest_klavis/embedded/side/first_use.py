@@ -7,7 +7,6 @@ import logging
 from typing import TYPE_CHECKING
 
 from pytest_klavis.embedded.side.environment import COMMAND, Missing, SideEnvironment, locate
-from pytest_klavis.embedded.side.trouble import InstallError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,7 +28,7 @@ class FirstUse:
     def __init__(self, environ: Mapping[str, str] | None = None) -> None:
         """`environ` is the user's, for pip; None where nothing may be installed."""
         self._environ = environ
-        self._task: asyncio.Task[SideEnvironment | Missing] | None = None
+        self._task: asyncio.Task[SideEnvironment] | None = None
         self._found: SideEnvironment | None = None
         self._installation: Installation | None = None
         self._progress = ""
@@ -37,7 +36,7 @@ class FirstUse:
     async def ready(self) -> SideEnvironment | Missing:
         """The environment; where it is missing and that is allowed, it is installed.
 
-        Raises BeingInstalledError when that takes longer than a moment: ask again.
+        Raises BeingInstalledError when that takes longer than a moment: ask again; InstallError when it failed.
         """
         if self._found is not None:
             return self._found
@@ -49,21 +48,25 @@ class FirstUse:
             return found
         if self._task is None:
             self._task = asyncio.create_task(self._install(self._environ))
-        done, _ = await asyncio.wait([self._task], timeout=PATIENCE)
+        task = self._task
+        done, _ = await asyncio.wait([task], timeout=PATIENCE)
         if not done:
             raise BeingInstalledError(
                 f"the servers are being installed on first use: {self._progress} ({COMMAND} does it ahead of the tests)"
             )
-        return self._task.result()
+        return task.result()
 
     async def close(self) -> None:
-        """End an installation that is under way."""
-        if self._installation is not None:
-            self._installation.stop()
-        if self._task is not None:
-            await asyncio.wait([self._task])
+        """End an installation that is under way. Whoever asks later begins a new one."""
+        task, self._task = self._task, None
+        installation, self._installation = self._installation, None
+        self._progress = ""
+        if installation is not None:
+            installation.stop()
+        if task is not None:
+            await asyncio.gather(task, return_exceptions=True)
 
-    async def _install(self, environ: Mapping[str, str]) -> SideEnvironment | Missing:
+    async def _install(self, environ: Mapping[str, str]) -> SideEnvironment:
         from pytest_klavis.embedded.side.install import Installation  # noqa: PLC0415 - few need it
 
         def tell(progress: Progress) -> None:
@@ -71,10 +74,6 @@ class FirstUse:
 
         self._installation = Installation(environ=environ, tell=tell)
         log.info("installing the servers")
-        try:
-            found = await asyncio.to_thread(self._installation.run)
-        except InstallError as error:
-            log.error("%s", error)  # noqa: TRY400 - no traceback needed
-            return Missing(f"the servers could not be installed: {error}")
+        found = await asyncio.to_thread(self._installation.run)
         log.info("installed the servers in %s", found.prefix)
         return found

@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import json
 import os
-import re
 import secrets
 import shutil
 import signal
@@ -27,11 +26,12 @@ from pytest_klavis.embedded.side.environment import (
     Lock,
     SideEnvironment,
     base_python,
+    canonical,
     folder,
     locate,
     read_lock,
 )
-from pytest_klavis.embedded.side.trouble import InstallError, advice, leftovers_only, worth_telling
+from pytest_klavis.embedded.side.trouble import InstallError, advice, astray, leftovers_only, worth_telling
 
 UNFINISHED = ".new-"  # what starts with this is being made, or its maker died
 _POLL = 0.1  # seconds between looks at another one's installation
@@ -73,19 +73,17 @@ class Installation:
             raise InstallError(f"--offline {self._wheels}: there is no such folder")
         place = None
         try:
-            place = folder(self._environ)
             lock = read_lock(self._environ)
-            place.mkdir(mode=0o755, parents=True, exist_ok=True)
+            place = folder(self._environ)
+            _make_folder(place)
             with self._alone(place) as held:
                 found = locate(self._environ)
                 if isinstance(found, SideEnvironment) and not self._force:
                     return found
                 return self._make(lock, place, held)
         except OSError as error:
-            where = f" in {place}" if place else ""
-            raise InstallError(
-                f"the servers could not be installed{where}: {error}\n${FOLDER} names the folder for them."
-            ) from error
+            where, hint = (f" in {place}", f"\n${FOLDER} names the folder for them.") if place else ("", "")
+            raise InstallError(f"the servers could not be installed{where}: {error}{hint}") from error
 
     def stop(self) -> None:
         """End what runs; `run` raises InstallError soon."""
@@ -150,7 +148,10 @@ class Installation:
             step("bringing pip", [*python, "ensurepip"])
             command = [*python, "pip"]
         install = [*command, "install", *pip.OPTIONS, *asked, "-r", str(requirements)]
-        step("installing packages", install, pip.Counter(lock.size, self._tell))
+        counter = pip.Counter(lock.size, self._tell)
+        step("installing packages", install, counter)
+        if lacking := lock.lacking(_versions(made), counter.ignored):
+            raise InstallError(astray(lacking))
         _remove(made, "pip", "setuptools")
         _move_scripts(made, final)
         words = ["-q", "-j", "0", "--invalidation-mode", "unchecked-hash", "-s", str(made), "-p", str(final)]
@@ -186,6 +187,14 @@ class Installation:
             finally:
                 _end(process)
                 self._process = None
+
+
+def _make_folder(place: Path) -> None:
+    """Make it, and what is missing above it. Those of root are open whatever the umask: its sandboxes are others."""
+    for missing in reversed([path for path in (place, *place.parents) if not path.exists()]):
+        missing.mkdir(mode=0o755, exist_ok=True)
+        if os.geteuid() == 0:
+            missing.chmod(0o755)
 
 
 def _locked(descriptor: int) -> bool:
@@ -226,11 +235,13 @@ def _move_scripts(made: Path, final: Path) -> None:
             script.write_bytes(text.replace(str(made).encode(), str(final).encode()))
 
 
-def _note(made: Path, seconds: float) -> None:
+def _versions(made: Path) -> dict[str, str]:
+    """The versions of what is in an environment, by name."""
     site = next(made.glob("lib/python*/site-packages"))
-    versions = {
-        re.sub(r"[-_.]+", "-", found.name).lower(): found.version for found in metadata.distributions(path=[str(site)])
-    }
+    return {canonical(found.name): found.version for found in metadata.distributions(path=[str(site)])}
+
+
+def _note(made: Path, seconds: float) -> None:
     size = sum(path.lstat().st_blocks * 512 for path in made.rglob("*"))
     record = {
         "python": ".".join(map(str, sys.version_info[:3])),
@@ -238,9 +249,10 @@ def _note(made: Path, seconds: float) -> None:
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds, 1),
         "bytes": size,
-        "packages": dict(sorted(versions.items())),
+        "packages": dict(sorted(_versions(made).items())),
     }
     (made / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    (made / RECORD).chmod(0o644)
 
 
 def _put(made: Path, final: Path) -> None:

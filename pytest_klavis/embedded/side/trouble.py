@@ -77,6 +77,17 @@ def advice(said: Sequence[str], wheels: Path | None, place: Path) -> str:
     return "\n".join(filter(None, (textwrap.fill(todo, 80, break_long_words=False, break_on_hyphens=False), block)))
 
 
+def astray(lacking: Sequence[str]) -> str:
+    """What to say when pip told of success, and these packages are not in the environment."""
+    names = ", ".join(lacking[:_SHOWN]) + (f" and {len(lacking) - _SHOWN} more" if len(lacking) > _SHOWN else "")
+    todo = (
+        f"pip reports success, but the environment lacks {names}. A file of pip's configuration may lead packages "
+        "elsewhere (target, prefix or root): `pip config list` says so, and `pip config debug` in which file. Without "
+        "such files: PIP_CONFIG_FILE=/dev/null, and variables like PIP_INDEX_URL for what else they said."
+    )
+    return textwrap.fill(todo, 80, break_long_words=False, break_on_hyphens=False)
+
+
 FILL = """\
   pytest-klavis servers lock > servers.lock
   pip download -r servers.lock --require-hashes --no-deps \\

@@ -26,17 +26,36 @@ CONNECTIONS = 400
 HEADER = 64 << 10  # bytes of a message's own header
 BOUNDARIES = 50  # that a message may declare
 PARTS = 300  # of a message
+FIELD = 4 << 10  # bytes of a field that says what a part is
+FIELDS = 128 << 10  # bytes of all such fields of a message
+MARKS = 200  # quotes, semicolons and the like in one of them
 _DECLARED = re.compile(rb'boundary\s*=\s*"?([^";\s]{1,200})', re.IGNORECASE)
+_FIELD = re.compile(
+    rb"[\r\n]content-(?:type|disposition)[ \t\v\f]*:[^\n]*(?:\n(?:[ \t\v\f]|\r(?!\n))[^\n]*)*", re.IGNORECASE
+)
+_MARK = re.compile(rb"[^\w\s%.+/:\x80-\xff-]")
 
 
 class NoRoomError(Exception):
     """The mail is not taken; the text says what is full, or too much."""
 
 
+class AllFullError(NoRoomError):
+    """Other sandboxes have taken what there is: nothing that the sender did."""
+
+
 def check_shape(message: bytes) -> None:
     """Raises NoRoomError for what would keep the parsers busy: they take the square of it, and of all that wait."""
     if _end_of_header(message) > HEADER:
         raise NoRoomError(f"the header is longer than {HEADER} bytes")
+    fields = 0
+    for found in _FIELD.finditer(b"\n" + message):
+        fields += len(found[0])
+        if len(found[0]) > FIELD or fields > FIELDS or len(_MARK.findall(found[0])) > MARKS:
+            raise NoRoomError(
+                f"what it says of its parts is too long: a Content-Type or Content-Disposition may have {FIELD} bytes "
+                f"and {MARKS} special characters, all of them together {FIELDS} bytes"
+            )
     declared = {found[1] for found in itertools.islice(_DECLARED.finditer(message), BOUNDARIES + 1)}
     if len(declared) > BOUNDARIES:
         raise NoRoomError(f"the message is nested more than {BOUNDARIES} times")
@@ -85,7 +104,7 @@ class House:
         if self.bytes + size > HOUSE:
             raise NoRoomError(f"the mail of this sandbox takes {self.bytes} of its {HOUSE} bytes")
         if self.room.bytes + size > EVERYTHING:
-            raise NoRoomError(f"the mail of all sandboxes takes {self.room.bytes} of {EVERYTHING} bytes")
+            raise AllFullError(f"the mail of all sandboxes takes {self.room.bytes} of {EVERYTHING} bytes")
         self.bytes += size
         self.room.bytes += size
 

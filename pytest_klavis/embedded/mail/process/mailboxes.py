@@ -10,7 +10,7 @@ from pymap.backend.dict.mailbox import LoadedMessage, MailboxData, MailboxSet, M
 from pymap.exceptions import NotAllowedError, ResponseError
 from pymap.parsing.response import ResponseCode, ResponseNo
 
-from .houses import FOLDERS, House, NoRoomError, check_shape
+from .houses import FOLDERS, AllFullError, House, NoRoomError, check_shape
 from .words import Words, folded, words_of
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pymap.parsing.specials import FetchRequirement, ObjectId
 
 log = logging.getLogger(__name__)
+ALL_FULL = b"UNAVAILABLE"  # the code of what is refused because of other sandboxes
 STANDARD = ("Drafts", "Junk", "Sent", "Trash")  # beside INBOX; those that Poste.io makes
 
 
@@ -28,10 +29,10 @@ class RefusedError(ResponseError):
 
     def __init__(self, text: str, code: bytes = b"CANNOT") -> None:
         super().__init__(text)
-        self._code = code
+        self.code = code
 
     def get_response(self, tag: bytes) -> ResponseNo:
-        return ResponseNo(tag, str(self).encode(), ResponseCode.of(self._code))
+        return ResponseNo(tag, str(self).encode(), ResponseCode.of(self.code))
 
 
 class Letter(Message):
@@ -130,6 +131,8 @@ class Folder(MailboxData):
         try:
             check_shape(message)
             self._house.take(size)
+        except AllFullError as error:
+            raise RefusedError(str(error), ALL_FULL) from None
         except NoRoomError as error:
             raise RefusedError(str(error), b"OVERQUOTA") from None
 

@@ -14,7 +14,7 @@ from pymap.parsing.message import AppendMessage
 
 from .houses import CONNECTIONS, MESSAGE
 from .imap import folders_of
-from .mailboxes import RefusedError
+from .mailboxes import ALL_FULL, RefusedError
 
 if TYPE_CHECKING:
     from aiosmtpd.smtp import Envelope, Session
@@ -46,6 +46,8 @@ class Handler:
             try:
                 await inbox.append(AppendMessage(message, datetime.now(UTC)), recent=True)
             except RefusedError as error:
+                if error.code == ALL_FULL:
+                    return f"452 4.3.1 {error}"
                 return f"552 5.2.2 <{address}>: {error}"
         return "250 2.0.0 OK: accepted"
 

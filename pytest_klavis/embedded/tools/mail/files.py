@@ -18,7 +18,9 @@ from pytest_klavis.embedded.tools.mail.folders import create
 if TYPE_CHECKING:
     from pytest_klavis.embedded.mail.client import Mailbox
 
-LARGEST = 64 << 20  # bytes of a file that is imported or exported
+LARGEST = 64 << 20  # bytes of a message that is imported, or of an export
+JSON = 16 << 20  # bytes of a JSON file that is imported
+PIECES = 250_000  # of what JSON makes objects of
 
 
 @tool("Error exporting emails")
@@ -143,15 +145,17 @@ def _save(context: ToolContext, name: str, data: bytes) -> str:
 
 def _parcels(context: ToolContext, path: str) -> list[tuple[str, Parcel]]:
     """What a file holds, by the ids that it gives, oldest first. Raises FolderError, ValueError."""
-    with named("Invalid import path"):
-        data = bytes_of(context, path, LARGEST)
     name, suffix = posixpath.splitext(posixpath.basename(path))
     suffix = suffix.lower()
+    with named("Invalid import path"):
+        data = bytes_of(context, path, JSON if suffix == ".json" else LARGEST)
     if suffix == ".eml":
         number = name
         return [(number, Parcel(data, None))]
     if suffix != ".json":
         raise FolderError(f"Import failed: Unsupported import format: {suffix}")
+    if sum(map(data.count, (b",", b"[", b"{"))) > PIECES:
+        raise FolderError(f"Import failed: the file has more than {PIECES} lists, objects and commas")
     try:
         content = json.loads(data)
     except (ValueError, RecursionError) as error:
