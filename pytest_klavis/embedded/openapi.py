@@ -35,6 +35,8 @@ _WHY = {
     409: "Not in the state that this needs",
     413: "The body is too large",
     422: "Validation Error",
+    500: "A server of the sandbox could not be started or installed",
+    503: "The servers are being installed: ask again",
 }
 
 
@@ -94,7 +96,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         "Acquire a local sandbox",
         201,
         bodies.AcquireLocalSandboxResponse,
-        (409,),
+        (409, 500, 503),
         body=bodies.AcquireLocalSandboxRequest,
         headers=_OWNER,
     ),

@@ -42,7 +42,7 @@ ALLOWED = {
     "- dump mail: 422": _NOTHING_INVALID,
     "~ dump mail: 200 .server_name: values": "the document allows the names of remote servers only",
     **{f"- {name} local sandbox: 422": _NOTHING_INVALID for name in ("get", "release", "reset")},
-    **{f"+ status {status}": _REFUSALS for status in (400, 401, 403, 404, 409, 413)},
+    **{f"+ status {status}": _REFUSALS for status in (400, 401, 403, 404, 409, 413, 500, 503)},
     "+ acquire sandbox: body .tags": _OLD_TAGS,
     "+ list sandboxes: query tags": _OLD_TAGS,
     "~ list sandboxes: 200 .sandboxes[].tags: type object": _OLD_TAGS,

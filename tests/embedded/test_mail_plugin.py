@@ -57,7 +57,7 @@ def test_mail_goes_in_and_comes_out(pytester: pytest.Pytester, workers: list[str
         def test_by_factory(local_sandbox, number):
             box = local_sandbox("poste_email_toolathlon", data={{"poste_email_toolathlon": MAIL}})
             assert list(box.dump()["users"]) == ["ann@mcp.com", "bob@mcp.com"]
-            access = box.info()["auth_data"]["poste_email_toolathlon"]
+            access = box.auth_data["poste_email_toolathlon"]
             with smtplib.SMTP(access["smtp_server"], access["smtp_port"]) as smtp:
                 smtp.login("bob@mcp.com", access["users"]["bob@mcp.com"]["password"])
                 smtp.sendmail("bob@mcp.com", ["ann@mcp.com"], b"Subject: from outside\\r\\n\\r\\nhi")
