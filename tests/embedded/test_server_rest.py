@@ -240,11 +240,11 @@ def test_clients_that_misbehave_do_not_hurt_the_server(user: User) -> None:
         f"{half}Transfer-Encoding: chunked\r\n\r\nzz\r\n".encode(),
         b"A" * 200_000,
     ):
-        with socket.create_connection((host, int(port)), timeout=10) as connection:
-            with contextlib.suppress(OSError):  # it may have hung up by then
-                connection.sendall(rubbish)
-                connection.shutdown(socket.SHUT_WR)
-                connection.recv(1 << 16)
+        connection = socket.create_connection((host, int(port)), timeout=10)
+        with connection, contextlib.suppress(OSError):  # it may have hung up by then
+            connection.sendall(rubbish)
+            connection.shutdown(socket.SHUT_WR)
+            connection.recv(1 << 16)
     assert user.acquire()["status"] == "occupied"
 
 
