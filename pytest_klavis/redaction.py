@@ -216,6 +216,8 @@ def _ids(answer: Any) -> Iterator[str]:
         auth = answer.get("auth_data")
         users = auth.get("users") if isinstance(auth, dict) else None
         for address, user in users.items() if isinstance(users, dict) else ():
+            if "@" not in address:  # whatever that is, it is no user of a mail server
+                continue
             yield address
             if isinstance(user, dict) and isinstance(user.get("name"), str):
                 yield user["name"]

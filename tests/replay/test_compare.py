@@ -18,7 +18,7 @@ def seen(text: str, root: str = "/data", *, error: bool = False, **changed: str)
 
 def test_roots_times_and_hashes_do_not_count() -> None:
     ours = seen("wrote /data/a.txt at 2024-03-01 12:00:00 in " + "a1" * 20)
-    theirs = seen("wrote /tmp/x/work/a.txt at 2025-01-02T03:04:05Z in " + "b2" * 20, "/tmp/x/work")
+    theirs = seen("wrote /tmp/x/place/a.txt at 2025-01-02T03:04:05Z in " + "b2" * 20, "/tmp/x/place")
     assert differences(ours, theirs) == {}
 
 

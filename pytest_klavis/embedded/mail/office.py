@@ -267,6 +267,9 @@ class Office:
             said = await asyncio.wait_for(process.stdout.readline(), START)
         except TimeoutError:
             said = b""
+        except BaseException:  # nobody waits for it any more, and its user is about to be somebody else's
+            process.kill()
+            raise
         if not said:
             if process.returncode is None:
                 process.kill()
